@@ -11,8 +11,11 @@ mod cache;
 mod credentials;
 mod error;
 mod fetch;
+mod fetch_runtime;
 mod file;
+pub(crate) mod objects;
 mod remote;
+mod secrets;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,8 +25,12 @@ use diptych_schemas::{DatasetManifest, RemoteConfig, is_url};
 
 pub use cache::BlockCache;
 pub use error::StorageError;
+pub(crate) use fetch::{Fetcher, Version};
+pub(crate) use fetch_runtime::{FetchRuntime, Pending};
 pub(crate) use file::{Reader, StoredFile};
 use remote::Remote;
+pub(crate) use remote::{Store, store};
+pub(crate) use secrets::without_secrets;
 
 /// Largest `dataset.json` that is read from a server, in bytes.
 const MANIFEST_BYTES: u64 = 256 << 20;

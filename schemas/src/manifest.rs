@@ -61,6 +61,10 @@ pub struct SourceEntry {
     /// change, the source is read again, and known pairs are recognised by uid.
     pub size: u64,
     pub modified: u64,
+    /// ETag of a remote file, or the time of its last change according to its server. Empty for
+    /// local files.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
     /// Columns and limits that were used, in words. If they change, the source is read again.
     #[serde(default)]
     pub options: String,

@@ -18,6 +18,10 @@ pub struct Request {
     /// Without the leading slash.
     pub path: String,
     pub range: Option<Range<u64>>,
+    /// Behind the question mark.
+    pub query: String,
+    /// The header `Authorization`.
+    pub authorization: Option<String>,
 }
 
 /// A wrong or late answer to a request.
@@ -119,7 +123,7 @@ impl Shared {
         reader.read_line(&mut first)?;
         let mut words = first.split_whitespace();
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let mut range = None;
+        let (mut range, mut authorization) = (None, None);
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
@@ -129,10 +133,15 @@ impl Shared {
                 let (start, end) = bytes.split_once('-').unwrap();
                 range = Some(start.parse().unwrap()..end.parse::<u64>().unwrap() + 1);
             }
+            if line.to_lowercase().starts_with("authorization: ") {
+                authorization = line.trim().split_once(": ").map(|(_, value)| value.to_owned());
+            }
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let path = decoded(path.trim_start_matches('/').split('?').next().unwrap_or_default());
-        let request = Request { number, method: method.to_owned(), path, range };
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let (path, query) = (decoded(path.trim_start_matches('/')), query.to_owned());
+        let method = method.to_owned();
+        let request = Request { number, method, path, range, query, authorization };
         self.requests.lock().unwrap().push(request.clone());
         let fault = (self.faults)(&request);
         self.send(&mut stream, &request, &fault)
@@ -157,6 +166,14 @@ impl Shared {
                 return write!(stream, "HTTP/1.1 {status} Trouble\r\ncontent-length: 0\r\n\r\n");
             }
             _ => {}
+        }
+        if request.query.contains("list-type=2") {
+            let body = self.listed(request);
+            return write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
         }
         let Ok(file) = std::fs::read(self.folder.join(&request.path)) else {
             return write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
@@ -202,6 +219,38 @@ impl Shared {
                 stream.write_all(&body)
             }
         }
+    }
+}
+
+impl Shared {
+    /// Returns S3's answer to a request for the objects of a bucket, which is a folder here.
+    fn listed(&self, request: &Request) -> String {
+        let bucket = self.folder.join(request.path.trim_end_matches('/'));
+        let given = |name: &str| {
+            let mut parts = request.query.split('&').filter_map(|part| part.split_once('='));
+            parts.find(|(found, _)| *found == name).map(|(_, value)| decoded(value))
+        };
+        let prefix = given("prefix").unwrap_or_default();
+        let (mut found, mut folders) = (String::new(), vec![bucket.clone()]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let key = path.strip_prefix(&bucket).unwrap().to_string_lossy().into_owned();
+                let Some(rest) = key.strip_prefix(&prefix) else { continue };
+                if given("delimiter").is_none() || !rest.contains('/') {
+                    found += &format!(
+                        "<Contents><Key>{key}</Key><LastModified>2026-11-24T10:00:00.000Z</LastModified>\
+                         <ETag>&quot;first&quot;</ETag><Size>{}</Size></Contents>",
+                        entry.metadata().unwrap().len()
+                    );
+                }
+            }
+        }
+        format!("<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>")
     }
 }
 

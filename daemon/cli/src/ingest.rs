@@ -16,7 +16,7 @@ Examples:
 A second run adds only what is new. Inputs that do not become a pair go to the
 ledger with the reason: 'diptych ledger --dataset data' shows them.")]
 pub struct IngestArgs {
-    /// Files, folders, glob patterns or URLs, in any mix
+    /// Files, folders, glob patterns or URLs (https, s3, gs, az, hf), in any mix
     #[arg(required = true, value_name = "SOURCE")]
     pub sources: Vec<String>,
     #[command(flatten)]

@@ -5,7 +5,7 @@
 //! 2. In the state folder only the service writes. Its other files may be read, except for the
 //!    store and the files around it.
 //! 3. If several of these folders contain a path, the innermost one decides.
-//! 4. A URL can only name a dataset below `remote.allow`.
+//! 4. A URL can only name a dataset, or a source of an ingest, below `remote.allow`.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
@@ -113,6 +113,11 @@ impl Folders {
         Ok(())
     }
 
+    /// Whether an ingest may read a source elsewhere. What is allowed for datasets is allowed for sources.
+    pub(crate) fn check_source(&self, url: &str) -> Result<(), String> {
+        self.check_remote(url)
+    }
+
     fn check_remote(&self, url: &str) -> Result<(), String> {
         for prefix in &self.remote {
             if prefix.holds(url)? {
@@ -121,7 +126,7 @@ impl Folders {
         }
         let allowed = self.remote.iter().map(ToString::to_string).collect::<Vec<_>>();
         Err(format!(
-            "{url}: not among the remote datasets of this service ({}). Add it, or a URL above it, \
+            "{url}: not among the remote places of this service ({}). Add it, or a URL above it, \
              to `remote.allow` in the service's configuration",
             if allowed.is_empty() { "there are none".into() } else { allowed.join(", ") }
         ))

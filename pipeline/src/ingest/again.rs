@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::dataset::{self, Candidates, Known};
 use super::download::Passed;
+use super::elsewhere::is_cut;
 use super::expand::{self, Source};
 use super::layout::{self, Layout};
 use super::run::{IngestTarget, Run, stopped};
@@ -112,7 +113,11 @@ impl Run<'_> {
              it again"
                 .to_owned()
         })?;
-        let found = expand::expand(&[name.to_owned()]).map_err(|error| error.to_string())?;
+        if is_cut(name) {
+            return Err("its address had a query, which may be a secret and was not kept: ingest the whole address again".into());
+        }
+        let found = expand::expand(&[name.to_owned()], &given.download.stop)
+            .map_err(|error| error.to_string())?;
         let source = found
             .into_iter()
             .find(|source| source.name() == name)

@@ -51,7 +51,7 @@ pub(super) fn check(
     path: &Path,
     options: &ReadOptions,
 ) -> Result<Result<(bool, String), Flaw>, IngestError> {
-    match open(path) {
+    match open(options.file(path)) {
         Ok(Batches { schema, .. }) => {
             let columns = find_columns(path, &schema, options)?;
             Ok(Ok((columns.kind == ImageKind::Url, columns.words("Arrow"))))
@@ -67,7 +67,7 @@ pub(super) fn read(
     options: &ReadOptions,
     sink: &mut Sink,
 ) -> Result<Outcome, IngestError> {
-    let Batches { schema, batches } = match open(path) {
+    let Batches { schema, batches } = match open(options.file(path)) {
         Ok(opened) => opened,
         Err(message) => return unreadable(Reason::TruncatedSource, message, sink),
     };

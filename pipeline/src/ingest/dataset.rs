@@ -104,7 +104,10 @@ pub(super) fn is_done(manifest: &DatasetManifest, source: &Source, options: &str
 }
 
 fn is_same(entry: &SourceEntry, source: &Source, options: &str) -> bool {
-    entry.size == source.size && entry.modified == source.modified && entry.options == options
+    entry.size == source.size
+        && entry.modified == source.modified
+        && entry.version == source.version()
+        && entry.options == options
 }
 
 impl Dataset {
@@ -180,6 +183,7 @@ impl Dataset {
             path: name.clone(),
             size: source.size,
             modified: source.modified,
+            version: source.version().to_owned(),
             options: options.to_owned(),
             records: 0,
             done: false,

@@ -8,20 +8,23 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::IngestError;
-use super::elsewhere::elsewhere;
+use super::elsewhere;
 use super::images_folder;
 use super::parts_of_folder;
+use super::remote::RemoteFile;
 use super::tar_group::is_image_extension;
 
 /// Most names that one pattern in braces may stand for.
 const MAX_BRACES: usize = 1_000_000;
 /// Characters that make a name a pattern.
-const WILDCARDS: [char; 3] = ['*', '?', '['];
+pub(super) const WILDCARDS: [char; 3] = ['*', '?', '['];
 
 /// A source: a file, or a folder of images.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
     /// Size in bytes, and time of the last change in milliseconds since 1970. If they change, the
@@ -30,6 +33,8 @@ pub(super) struct Source {
     pub(super) modified: u64,
     /// Whether it is a folder of images with captions next to them.
     pub(super) is_folder: bool,
+    /// The file, where it does not lie here. `path` is its address then.
+    pub(super) remote: Option<Arc<RemoteFile>>,
 }
 
 impl Source {
@@ -48,7 +53,25 @@ impl Source {
             size: metadata.len(),
             modified: images_folder::modified(&metadata),
             is_folder: false,
+            remote: None,
         })
+    }
+
+    pub(super) fn elsewhere(path: PathBuf, file: Arc<RemoteFile>) -> Self {
+        Self { path, size: file.size(), modified: 0, is_folder: false, remote: Some(file) }
+    }
+
+    /// What tells this version of a file elsewhere from others. Empty for files here.
+    pub(super) fn version(&self) -> &str {
+        self.remote.as_ref().map_or("", |file| file.mark())
+    }
+
+    /// Its kind, by its name.
+    pub(super) fn kind(&self) -> Option<NameKind> {
+        match &self.remote {
+            Some(file) => NameKind::of(Path::new(file.file_name())),
+            None => NameKind::of(&self.path),
+        }
     }
 }
 
@@ -61,7 +84,7 @@ impl Source {
 
     fn folder_with(path: &Path, listing: &images_folder::Listing) -> Self {
         let path = path.to_owned();
-        Self { path, size: listing.size, modified: listing.modified, is_folder: true }
+        Self { path, size: listing.size, modified: listing.modified, is_folder: true, remote: None }
     }
 }
 
@@ -99,13 +122,15 @@ impl NameKind {
     }
 }
 
-/// Returns all sources, each once.
-pub(super) fn expand(given: &[String]) -> Result<Vec<Source>, IngestError> {
+/// Returns all sources, each once. `stop` ends the waiting for remote ones.
+pub(super) fn expand(given: &[String], stop: &Arc<AtomicBool>) -> Result<Vec<Source>, IngestError> {
     let mut seen = HashSet::new();
-    let mut all = Vec::new();
+    let mut all: Vec<Source> = Vec::new();
+    let mut reach = None;
     for argument in given {
-        if let Some(message) = elsewhere(argument) {
-            return Err(IngestError::MissingSource { given: argument.clone(), message });
+        if let Some(found) = elsewhere::sources(argument, &mut reach, stop) {
+            all.extend(found?.into_iter().filter(|source| seen.insert(source.path.clone())));
+            continue;
         }
         for path in paths(argument)? {
             let found = sources(&path)?;
@@ -239,7 +264,7 @@ fn paths(argument: &str) -> Result<Vec<PathBuf>, IngestError> {
 }
 
 /// Expands `a{00..02}.tar` and `{a,b}.tar`, as WebDataset's users write them.
-fn braces(pattern: &str) -> Result<Vec<String>, IngestError> {
+pub(super) fn braces(pattern: &str) -> Result<Vec<String>, IngestError> {
     let mut done = vec![String::new()];
     let mut rest = pattern;
     while let Some((before, inner, after)) = rest.split_once('{').and_then(|(before, tail)| {
@@ -297,12 +322,7 @@ fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
             .cloned()
             .collect()
     };
-    let tars = of_kind(&[NameKind::Tar]);
-    let mut shards = of_kind(&[NameKind::Tar, NameKind::Parquet, NameKind::Arrow]);
-    // img2dataset writes a table of a tar's texts next to it: 00000.tar, 00000.parquet.
-    shards.retain(|file| {
-        NameKind::of(file) != Some(NameKind::Parquet) || !tars.contains(&file.with_extension("tar"))
-    });
+    let mut shards = without_tables(of_kind(&[NameKind::Tar, NameKind::Parquet, NameKind::Arrow]));
     let folders = parts_of_folder::image_folders(&shards);
     shards.retain(|file| !folders.contains(&file.with_extension("")));
     if !shards.is_empty() || !folders.is_empty() {
@@ -327,6 +347,16 @@ fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
         });
     }
     Ok(vec![Source::folder_with(path, &listing)])
+}
+
+/// Removes the tables that img2dataset writes next to its tars: 00000.tar, 00000.parquet.
+pub(super) fn without_tables(mut shards: Vec<PathBuf>) -> Vec<PathBuf> {
+    let tars: HashSet<PathBuf> =
+        shards.iter().filter(|file| NameKind::of(file) == Some(NameKind::Tar)).cloned().collect();
+    shards.retain(|file| {
+        NameKind::of(file) != Some(NameKind::Parquet) || !tars.contains(&file.with_extension("tar"))
+    });
+    shards
 }
 
 /// Returns whether a file is an image by its name. A single image is not a source.
@@ -366,7 +396,8 @@ mod tests {
             format!("{base}/./a.tar"),
             format!("{base}/{{a,b}}.tar"),
         ];
-        let names: Vec<String> = expand(&given).unwrap().iter().map(Source::name).collect();
+        let names: Vec<String> =
+            expand(&given, &Arc::default()).unwrap().iter().map(Source::name).collect();
         assert_eq!(
             names,
             [format!("{base}/c.tar"), format!("{base}/a.tar"), format!("{base}/b.tar")]
@@ -374,7 +405,10 @@ mod tests {
         for given in
             [format!("{base}/d.tar"), format!("{base}/*.parquet"), format!("{base}/{{a,d}}.tar")]
         {
-            assert!(matches!(expand(&[given]), Err(IngestError::MissingSource { .. })));
+            assert!(matches!(
+                expand(&[given], &Arc::default()),
+                Err(IngestError::MissingSource { .. })
+            ));
         }
     }
 
@@ -424,16 +458,16 @@ mod tests {
     fn folder_is_taken_for_what_it_holds() {
         let folder = tempfile::tempdir().unwrap();
         let given = [folder.path().display().to_string()];
-        assert!(matches!(expand(&given), Err(IngestError::Unrecognised { .. })));
+        assert!(matches!(expand(&given, &Arc::default()), Err(IngestError::Unrecognised { .. })));
         let names = |given: &[String]| -> Vec<String> {
-            let sources = expand(given).unwrap();
+            let sources = expand(given, &Arc::default()).unwrap();
             sources
                 .iter()
                 .map(|source| source.path.file_name().unwrap().to_string_lossy().into_owned())
                 .collect()
         };
         durable::write(&folder.path().join("cat.jpg"), b"").unwrap();
-        assert!(expand(&given).unwrap()[0].is_folder);
+        assert!(expand(&given, &Arc::default()).unwrap()[0].is_folder);
         durable::write(&folder.path().join("list.csv"), b"").unwrap();
         assert_eq!(names(&given), ["list.csv"]);
         for name in ["0.tar", "0.parquet", "1.parquet"] {
@@ -441,6 +475,6 @@ mod tests {
         }
         assert_eq!(names(&given), ["0.tar", "1.parquet"]);
         durable::write(&folder.path().join("dataset.json"), b"").unwrap();
-        assert!(matches!(expand(&given), Err(IngestError::Unrecognised { .. })));
+        assert!(matches!(expand(&given, &Arc::default()), Err(IngestError::Unrecognised { .. })));
     }
 }

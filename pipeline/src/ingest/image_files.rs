@@ -40,6 +40,11 @@ impl ImageFiles {
     /// Creates the places for the paths of a list in `folder`.
     pub(super) fn of_list(folder: &Path, options: &ReadOptions) -> io::Result<Self> {
         let base = options.lists.images_root.as_deref().unwrap_or(folder);
+        if base.to_string_lossy().contains("://") && !base.exists() {
+            // The list lies elsewhere, so that a path leads to nothing here.
+            let (base, anywhere) = (base.to_owned(), options.lists.allow_outside);
+            return Ok(Self { base, roots: Vec::new(), anywhere, subfolders: Vec::new() });
+        }
         Ok(Self {
             base: base.to_owned(),
             roots: roots(base)?,
@@ -109,7 +114,13 @@ impl ImageFiles {
     fn nearby(&self, name: &str) -> Result<PathBuf, Flaw> {
         let missing = || {
             let path = self.base.join(name);
-            (Reason::MissingImage, format!("{}: No such file or directory", path.display()))
+            let advice = if self.roots.is_empty() {
+                ". The list lies elsewhere, and images that it names by paths are not fetched: copy them here, and name their \
+                 folder with --images-root"
+            } else {
+                ""
+            };
+            (Reason::MissingImage, format!("{}: No such file or directory{advice}", path.display()))
         };
         let number = name.rsplit_once('#').filter(|(_, number)| number.parse::<u32>().is_ok());
         let plain = number.map_or(name, |(plain, _)| plain);

@@ -4,6 +4,8 @@
 //! A reader numbers its items. The number after the last item that is safe on disk is all that is
 //! needed to continue. So a source must always give equal items.
 
+use std::path::Path;
+
 use diptych_schemas::Reason;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -157,6 +159,15 @@ pub(super) struct ReadOptions<'a> {
     /// Whether keys of a tar's members end at the last dot of their names, not at the first.
     pub(super) dotted_keys: bool,
     pub(super) max_image_bytes: u64,
+    /// A copy on this machine of a source that lies elsewhere.
+    pub(super) copy: Option<&'a Path>,
+}
+
+impl ReadOptions<'_> {
+    /// The file to open for the source of this name.
+    pub(super) fn file<'p>(&'p self, path: &'p Path) -> &'p Path {
+        self.copy.unwrap_or(path)
+    }
 }
 
 /// Reports a source that cannot be read at all.

@@ -7,7 +7,7 @@ use std::path::Path;
 use diptych_schemas::Reason;
 
 use super::expand::{NameKind, Source, is_image};
-use super::item::{Outcome, ReadOptions, Sink, unreadable};
+use super::item::{Fault, Outcome, ReadOptions, Sink, unreadable};
 use super::packing::Packing;
 use super::{IngestError, arrow_source, images_folder, listing, parquet_source, webdataset};
 
@@ -67,8 +67,12 @@ impl Layout {
     /// Returns the approximate number of records of a source, if that is quick to find out.
     pub(super) fn records(&self, source: &Source, options: &ReadOptions) -> Option<u64> {
         match self {
-            Self::Parquet { .. } => parquet_source::rows(&source.path),
-            Self::Listing { .. } => listing::lines(&source.path, options),
+            Self::Parquet { .. } => parquet_source::rows(source),
+            Self::Listing { .. } => {
+                with_copy(source, options, |options| listing::lines(&source.path, options))
+                    .ok()
+                    .flatten()
+            }
             _ => None,
         }
     }
@@ -82,12 +86,22 @@ pub(super) fn recognise(
     source: &Source,
     options: &ReadOptions,
 ) -> Result<(Layout, String), IngestError> {
+    let recognised = with_copy(source, options, |options| recognise_file(source, options))?;
+    let failure = source.remote.as_ref().and_then(|file| file.failure());
+    match failure {
+        // What was found is no word about the file.
+        Some(message) => Err(IngestError::MissingSource { given: source.name(), message }),
+        None => recognised,
+    }
+}
+
+fn recognise_file(source: &Source, options: &ReadOptions) -> Result<(Layout, String), IngestError> {
     let path = source.path.as_path();
-    let start = first_bytes(path);
+    let start = first_bytes(source);
     if let Some(message) = mistaken(&start) {
         return Ok((Layout::Unreadable(message.into()), message.into()));
     }
-    let mut layout = match NameKind::of(path) {
+    let mut layout = match source.kind() {
         _ if source.is_folder => Layout::Images,
         Some(NameKind::Tar) => Layout::Tar { packing: Packing::of(&start) },
         Some(NameKind::Parquet) => Layout::Parquet { urls: false },
@@ -98,10 +112,10 @@ pub(super) fn recognise(
     };
     let words = match &mut layout {
         Layout::Tar { packing } => {
-            webdataset::check(path, *packing, options)?;
+            webdataset::check(source, *packing, options)?;
             webdataset::describe(*packing)
         }
-        Layout::Parquet { urls } => match parquet_source::check(path, options)? {
+        Layout::Parquet { urls } => match parquet_source::check(source, options)? {
             Ok((is_list, words)) => {
                 *urls = is_list;
                 words
@@ -154,11 +168,44 @@ fn by_content(path: &Path, start: &[u8], options: &ReadOptions) -> Result<Layout
 const ADVICE: &str = "Diptych reads WebDataset tars (.tar, .tar.gz, .tar.zst), Parquet, Arrow, \
                       CSV, TSV, JSON and folders of them or of images";
 
-fn first_bytes(path: &Path) -> Vec<u8> {
-    let mut start = Vec::new();
+fn first_bytes(source: &Source) -> Vec<u8> {
+    if let Some(file) = &source.remote {
+        return file.start().to_owned();
+    }
+    let (path, mut start) = (&source.path, Vec::new());
     // Its reader reports a file that cannot be read.
     let _ = File::open(path).and_then(|file| file.take(512).read_to_end(&mut start));
     start
+}
+
+/// Calls `work` with a local copy of a remote source in its options, if the reader needs one. Tars
+/// and Parquet files are read over the network.
+fn with_copy<T>(
+    source: &Source,
+    options: &ReadOptions,
+    work: impl FnOnce(&ReadOptions) -> T,
+) -> Result<T, IngestError> {
+    let Some(file) = source.remote.as_ref().filter(|file| wants_copy(source, file.start())) else {
+        return Ok(work(options));
+    };
+    let copy = file.copy().map_err(|error| IngestError::MissingSource {
+        given: source.name(),
+        message: error.to_string(),
+    })?;
+    Ok(work(&ReadOptions { copy: Some(&copy), ..*options }))
+}
+
+/// Returns whether a source is a list or Arrow, by its name or else by its first bytes.
+fn wants_copy(source: &Source, start: &[u8]) -> bool {
+    match source.kind() {
+        _ if mistaken(start).is_some() => false,
+        Some(NameKind::Tar | NameKind::Parquet) => false,
+        Some(NameKind::Arrow | NameKind::Csv | NameKind::JsonLines) => true,
+        None if start.starts_with(b"ARROW1") => true,
+        None => {
+            Packing::of(start) == Packing::Plain && !start.contains(&0) && !is_image(&source.path)
+        }
+    }
 }
 
 /// Reads a source from item `from` on. Records of a URL list have URLs in place of images, which
@@ -170,11 +217,50 @@ pub(super) fn read(
     options: &ReadOptions,
     sink: &mut Sink,
 ) -> Result<Outcome, IngestError> {
+    let Some(file) = &source.remote else {
+        return read_file(source, layout, from, options, sink);
+    };
+    file.begin();
+    // After a failure, a reader judges a file that it did not see to its end. Nothing of it counts.
+    let mut safe = from;
+    let ended = with_copy(source, options, |options| {
+        read_file(source, layout, from, options, &mut |item, next| {
+            if file.failure().is_some() {
+                return Ok(());
+            }
+            sink(item, next)?;
+            safe = next;
+            Ok(())
+        })
+    });
+    let failure = file.failure();
+    file.release();
+    match (failure, ended) {
+        (Some(message), _) if safe == 0 => {
+            let fault = Some(Fault::Unreadable(message));
+            Ok(Outcome { records: 0, fault, notes: Vec::new() })
+        }
+        (Some(message), _) => {
+            let fault = Some(Fault::Partial(message));
+            Ok(Outcome { records: safe, fault, notes: Vec::new() })
+        }
+        (None, ended) => ended?,
+    }
+}
+
+/// Reads a local source, or parts of a remote one.
+fn read_file(
+    source: &Source,
+    layout: &Layout,
+    from: u64,
+    options: &ReadOptions,
+    sink: &mut Sink,
+) -> Result<Outcome, IngestError> {
     // Readers may repeat earlier items, which are dropped here.
     let mut new_only = |item, next| if next > from { sink(item, next) } else { Ok(()) };
     match layout {
-        Layout::Tar { packing } => webdataset::read(&source.path, *packing, options, &mut new_only),
-        Layout::Parquet { .. } => parquet_source::read(&source.path, from, options, &mut new_only),
+        Layout::Tar { packing } => webdataset::read(source, *packing, options, &mut new_only),
+        Layout::Parquet { .. } => parquet_source::read(source, from, options, &mut new_only),
         Layout::Arrow { .. } => arrow_source::read(&source.path, from, options, &mut new_only),
         Layout::Listing { form, .. } => {
             listing::read(&source.path, *form, from, options, &mut new_only)

@@ -42,10 +42,12 @@ mod own_value;
 mod packing;
 mod parquet_source;
 mod parts_of_folder;
+mod remote;
 mod report;
 mod retype;
 mod run;
 mod shard;
+mod source_file;
 mod table_columns;
 mod table_rows;
 mod tar_group;
@@ -56,11 +58,13 @@ mod webdataset;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::again::retry;
 pub use self::download::DownloadOptions;
+pub use self::elsewhere::addresses_of;
 pub use self::expand::{SourceName, SourcePattern, source_names, sources_at};
 pub use self::item::{Captions, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES};
 pub use self::ledger_files::RetryFilter;
@@ -91,7 +95,7 @@ pub type PerceptualHash = fn(&[u8]) -> Option<u64>;
 /// The settings of an ingest.
 #[derive(Clone, Debug)]
 pub struct IngestRequest {
-    /// Paths of files and folders, patterns with `*`, `?`, `[…]`, `**`, and `{00..99}`.
+    /// Paths of files and folders, patterns with `*`, `?`, `[…]`, `**`, and `{00..99}`; and addresses elsewhere.
     pub sources: Vec<String>,
     /// The dataset folder, which is created or extended.
     pub dataset: PathBuf,
@@ -252,6 +256,7 @@ impl IngestRequest {
             lists: &self.lists,
             dotted_keys: self.dotted_keys,
             max_image_bytes: self.max_image_bytes,
+            copy: None,
         }
     }
 }
@@ -263,7 +268,11 @@ pub fn ingest(
     progress: &mut dyn FnMut(&IngestProgress) -> ControlFlow<()>,
 ) -> Result<IngestReport, IngestError> {
     request.check()?;
-    let sources = expand::expand(&request.sources)?;
+    // Whoever stops it while it waits for a server gets no word about that server.
+    let or_stopped = |error: IngestError| {
+        if request.download.stop.load(Ordering::Relaxed) { run::stopped(request) } else { error }
+    };
+    let sources = expand::expand(&request.sources, &request.download.stop).map_err(or_stopped)?;
     folder::check(&request.dataset)?;
     // All sources are recognised before anything is written.
     let before = dataset::manifest(&request.dataset)?;
@@ -276,7 +285,7 @@ pub fn ingest(
         };
         (source, layout)
     });
-    let sources = without_odd_ones(request, recognised.collect())?;
+    let sources = without_odd_ones(request, recognised.collect()).map_err(or_stopped)?;
     let mut run = Run::open(request.clone(), sources.len(), progress)?;
     let ended = run.sources(&sources);
     run.finish(ended)
@@ -298,7 +307,10 @@ fn without_odd_ones(
 ) -> Result<Vec<Recognised>, IngestError> {
     let some_are_good = found.iter().any(|(_, layout)| layout.is_ok());
     let is_named = |source: &Source| {
-        request.sources.iter().any(|given| expand::plain(Path::new(given)) == source.path)
+        request.sources.iter().any(|given| {
+            expand::plain(Path::new(given)) == source.path
+                || elsewhere::name_of(given).is_some_and(|name| name == source.name())
+        })
     };
     let sources = found.into_iter().map(|(source, layout)| {
         let layout = match layout {

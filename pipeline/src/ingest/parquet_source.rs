@@ -5,9 +5,7 @@
 //! could be gigabytes. A footer is trusted only as far as it agrees with the file. A row group that
 //! cannot be read costs only that row group.
 
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
@@ -19,10 +17,13 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use parquet::file::reader::{ChunkReader, Length};
 
 use super::IngestError;
+use super::expand::Source;
 use super::image_files::ImageFiles;
 use super::item::{Fault, Flaw, Item, Outcome, ReadOptions, Rejection, Sink, unreadable};
+use super::source_file::SourceFile;
 use super::table_columns::{Columns, ImageKind, find_columns, is_bytes};
 use super::table_rows::Rows;
 
@@ -34,7 +35,7 @@ const BATCH_ROWS: u64 = 256;
 
 /// An open file and its columns.
 struct Opened {
-    file: File,
+    file: SourceFile,
     metadata: ArrowReaderMetadata,
     columns: Columns,
     /// The places that its paths may point to.
@@ -45,10 +46,10 @@ struct Opened {
 /// Finds the columns. Returns whether it is a list of URLs and a description, or the reason why the
 /// file cannot be read.
 pub(super) fn check(
-    path: &Path,
+    source: &Source,
     options: &ReadOptions,
 ) -> Result<Result<(bool, String), Flaw>, IngestError> {
-    let opened = match open(path, options)? {
+    let opened = match open(source, options)? {
         Ok(opened) => opened,
         Err(flaw) => return Ok(Err(flaw)),
     };
@@ -57,8 +58,8 @@ pub(super) fn check(
 }
 
 /// Returns the number of rows of a file, according to its footer.
-pub(super) fn rows(path: &Path) -> Option<u64> {
-    let metadata = File::open(path).ok().and_then(|file| load(&file).ok())?;
+pub(super) fn rows(source: &Source) -> Option<u64> {
+    let metadata = SourceFile::open(source).ok().and_then(|file| load(&file).ok())?;
     Some(metadata.metadata().file_metadata().num_rows() as u64)
 }
 
@@ -68,8 +69,9 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
         .unwrap_or_else(|_| Err("the Parquet reader crashed".into()))
 }
 
-fn open(path: &Path, options: &ReadOptions) -> Result<Result<Opened, Flaw>, IngestError> {
-    let file = match File::open(path) {
+fn open(source: &Source, options: &ReadOptions) -> Result<Result<Opened, Flaw>, IngestError> {
+    let path = source.path.as_path();
+    let file = match SourceFile::open(source) {
         Ok(file) => file,
         Err(error) => return Ok(Err((Reason::TruncatedSource, error.to_string()))),
     };
@@ -105,13 +107,10 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Result<Opened, Flaw>, Inge
 }
 
 /// Reads the footer and checks it against the file.
-fn load(file: &File) -> Result<ArrowReaderMetadata, Flaw> {
-    let length = file.metadata().map_err(|e| (Reason::TruncatedSource, e.to_string()))?.len();
-    let mut end = [0; 4];
-    let at_end = length
-        .checked_sub(4)
-        .map(|at| std::os::unix::fs::FileExt::read_exact_at(file, &mut end, at));
-    if !matches!(at_end, Some(Ok(()))) || &end != b"PAR1" {
+fn load(file: &SourceFile) -> Result<ArrowReaderMetadata, Flaw> {
+    let length = Length::len(file);
+    let end = length.checked_sub(4).and_then(|at| file.get_bytes(at, 4).ok());
+    if end.is_none_or(|end| end != b"PAR1"[..]) {
         return Err((
             Reason::TruncatedSource,
             format!("it does not end like a Parquet file (PAR1); it has {length} bytes"),
@@ -123,6 +122,7 @@ fn load(file: &File) -> Result<ArrowReaderMetadata, Flaw> {
     .map_err(|message| (Reason::BadRecord, format!("its footer cannot be read: {message}")))?;
     check_footer(metadata.metadata(), length)
         .map_err(|message| (Reason::BadRecord, format!("its footer is wrong: {message}")))?;
+    file.learn(metadata.metadata());
     Ok(metadata)
 }
 
@@ -181,12 +181,12 @@ fn as_view(field: &Field) -> Field {
 
 /// Reads the rows from row `from` on. The number of an item is the number of rows up to it.
 pub(super) fn read(
-    path: &Path,
+    source: &Source,
     from: u64,
     options: &ReadOptions,
     sink: &mut Sink,
 ) -> Result<Outcome, IngestError> {
-    let opened = match open(path, options)? {
+    let opened = match open(source, options)? {
         Ok(opened) => opened,
         Err((reason, message)) => return unreadable(reason, message, sink),
     };
@@ -217,6 +217,10 @@ pub(super) fn read(
             damage.get_or_insert(message);
         }
         first = end;
+        let columns = opened.metadata.metadata().row_group(group).columns().iter();
+        let behind =
+            columns.map(|column| column.byte_range()).map(|(start, length)| start + length);
+        opened.file.forget_before(behind.max().unwrap_or_default() + 1);
     }
     Ok(Outcome {
         records: rows + u64::from(damage.is_some()),
@@ -284,7 +288,7 @@ fn group_reader(
         .filter(|(_, field)| wanted(field.name()));
     let mask =
         ProjectionMask::roots(opened.metadata.parquet_schema(), roots.map(|(index, _)| index));
-    let file = opened.file.try_clone().map_err(|e| ParquetError::General(e.to_string()))?;
+    let file = opened.file.again().map_err(|e| ParquetError::General(e.to_string()))?;
     ParquetRecordBatchReaderBuilder::new_with_metadata(file, opened.metadata.clone())
         .with_row_groups(vec![group])
         .with_projection(mask)

@@ -206,6 +206,9 @@ impl<'a> Run<'a> {
                     Ok(())
                 })?;
             self.take(judged.all(), &into, report)?;
+            if source.remote.is_some() && outcome.fault.is_some() && self.is_asked_to_stop() {
+                return Err(stopped(&request));
+            }
             outcome
         };
         self.dataset.end(index, outcome.records, outcome.fault.is_none());

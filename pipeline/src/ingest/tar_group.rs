@@ -1,8 +1,5 @@
 //! The members of a tar that share a key, until they form a record or cannot become one.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
 use diptych_sample::ImageFormat;
 use diptych_schemas::Reason;
 use serde_json::{Map, Value};
@@ -10,6 +7,7 @@ use serde_json::{Map, Value};
 use super::columns::Wanted;
 use super::item::{Flaw, ReadOptions};
 use super::json;
+use super::source_file::SourceFile;
 
 /// Approximate overhead of a record that is set aside, in bytes.
 const ASIDE_OVERHEAD: usize = 256;
@@ -52,7 +50,7 @@ impl Content {
         matches!(self, Self::Held(bytes) if ImageFormat::of(bytes).is_some())
     }
 
-    pub(super) fn take(self, file: Option<&File>) -> Result<Vec<u8>, Flaw> {
+    pub(super) fn take(self, file: Option<&SourceFile>) -> Result<Vec<u8>, Flaw> {
         match (self, file) {
             (Self::Held(bytes), _) => Ok(bytes),
             (Self::Flawed(flaw), _) => Err(flaw),

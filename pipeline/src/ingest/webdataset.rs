@@ -7,18 +7,18 @@
 //! that the order of the items depends on the archive alone.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fs::File;
-use std::io::{BufReader, Read};
-use std::path::Path;
+use std::io::Read;
 
 use diptych_schemas::Reason;
 
 use super::columns::Wanted;
+use super::expand::Source;
 use super::item::{
     Fault, Item, MAX_CAPTION_BYTES, MAX_COLUMN_BYTES, MAX_RECORD_BYTES, Outcome, ReadOptions,
     Record, Rejection, Sink,
 };
 use super::packing::Packing;
+use super::source_file::SourceFile;
 use super::tar_group::{CAPTION_EXTENSIONS, Content, Group, Part, is_image_extension};
 use super::tar_members::{Broken, Member, Members};
 use super::{IngestError, json, own_value, text};
@@ -36,14 +36,14 @@ pub(super) fn describe(packing: Packing) -> String {
 
 /// Refuses a caption field or an extension that no sample at the start of the archive has.
 pub(super) fn check(
-    path: &Path,
+    source: &Source,
     packing: Packing,
     options: &ReadOptions,
 ) -> Result<(), IngestError> {
     if options.caption_column.is_none() && options.image_column.is_none() {
         return Ok(());
     }
-    let Ok((_, reader)) = open(path, packing) else { return Ok(()) };
+    let Ok((_, reader)) = open(source, packing) else { return Ok(()) };
     let mut members = Members::new(reader.take(PEEK_BYTES));
     let mut keys = std::collections::HashSet::new();
     let mut names: Vec<String> = Vec::new();
@@ -74,15 +74,15 @@ pub(super) fn check(
         let found =
             given.is_none() || wanted.find(&names.iter().map(String::as_str), given).is_some();
         if !found && !keys.is_empty() {
-            return Err(wanted.missing(path, names.iter().map(String::as_str), given));
+            return Err(wanted.missing(&source.path, names.iter().map(String::as_str), given));
         }
     }
     Ok(())
 }
 
-fn open(path: &Path, packing: Packing) -> std::io::Result<(File, Box<dyn Read>)> {
-    let file = File::open(path)?;
-    let stream = BufReader::with_capacity(1 << 20, file.try_clone()?);
+fn open(source: &Source, packing: Packing) -> std::io::Result<(SourceFile, Box<dyn Read>)> {
+    let file = SourceFile::open(source)?;
+    let stream = file.stream()?;
     Ok((file, packing.unpacked(stream)?))
 }
 
@@ -101,12 +101,12 @@ fn split_name(name: &str, dotted_keys: bool) -> Option<(String, String)> {
 
 /// Reads an archive from its start.
 pub(super) fn read(
-    path: &Path,
+    source: &Source,
     packing: Packing,
     options: &ReadOptions,
     sink: &mut Sink,
 ) -> Result<Outcome, IngestError> {
-    let (file, stream) = match open(path, packing) {
+    let (file, stream) = match open(source, packing) {
         Ok(opened) => opened,
         Err(error) => {
             return Archive::new(*options, None, sink)
@@ -132,7 +132,7 @@ pub(super) fn read(
 struct Archive<'a, 'b> {
     options: ReadOptions<'a>,
     /// The archive itself, if it can be read at any place.
-    file: Option<File>,
+    file: Option<SourceFile>,
     sink: &'a mut Sink<'b>,
     records: u64,
     current: Option<Group>,
@@ -145,7 +145,7 @@ struct Archive<'a, 'b> {
 }
 
 impl<'a, 'b> Archive<'a, 'b> {
-    fn new(options: ReadOptions<'a>, file: Option<File>, sink: &'a mut Sink<'b>) -> Self {
+    fn new(options: ReadOptions<'a>, file: Option<SourceFile>, sink: &'a mut Sink<'b>) -> Self {
         Self {
             options,
             file,
@@ -278,7 +278,9 @@ impl<'a, 'b> Archive<'a, 'b> {
     }
 
     fn set_aside(&mut self, mut group: Group) -> Result<(), IngestError> {
-        if self.file.is_some() {
+        // What lies elsewhere is asked again only where memory would not do.
+        let is_full = self.aside_bytes + group.bytes() > MAX_ASIDE_BYTES;
+        if self.file.as_ref().is_some_and(|file| file.is_near() || is_full) {
             for part in &mut group.parts {
                 if matches!(part.content, Content::Held(_)) {
                     part.content = Content::InFile { at: part.at, size: part.size };

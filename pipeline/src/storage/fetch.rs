@@ -11,6 +11,7 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 use rand::Rng;
 
 use super::StorageError;
+use super::secrets::without_secrets;
 
 /// Upper limit of the first pause. The limit of each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -19,31 +20,31 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// Sends requests to one store and repeats failed ones.
 #[derive(Clone)]
-pub(super) struct Fetcher {
-    pub(super) store: Arc<dyn ObjectStore>,
-    pub(super) retries: u32,
+pub(crate) struct Fetcher {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) retries: u32,
     /// Advice for the user when all attempts fail.
-    pub(super) advice: &'static str,
+    pub(crate) advice: &'static str,
 }
 
 /// The state of a file when it was first seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Version {
+pub(crate) struct Version {
     /// In bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// ETag, or the time of the last change if there is none.
-    pub(super) mark: String,
+    pub(crate) mark: String,
 }
 
 impl Version {
-    fn of(meta: &ObjectMeta) -> Self {
+    pub(super) fn of(meta: &ObjectMeta) -> Self {
         let mark = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
         Self { size: meta.size, mark }
     }
 }
 
 /// The reason why an attempt failed.
-enum Failure {
+pub(super) enum Failure {
     /// Another attempt may succeed.
     Again(String),
     Never(String),
@@ -80,7 +81,7 @@ fn causes(error: &dyn std::error::Error) -> String {
         }
         next = cause.source();
     }
-    text
+    without_secrets(&text)
 }
 
 impl Fetcher {
@@ -105,7 +106,7 @@ impl Fetcher {
     }
 
     /// Fetches a range of a file of known version.
-    pub(super) async fn range(
+    pub(crate) async fn range(
         &self,
         path: &Path,
         url: &str,
@@ -174,7 +175,7 @@ impl Fetcher {
 
     /// Handles a failure: waits if another attempt may succeed. Returns `false` if the file does
     /// not exist.
-    async fn again(
+    pub(super) async fn again(
         &self,
         url: &str,
         what: &str,

@@ -2,13 +2,10 @@
 //! read, and in the cache for later ones.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::Future;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use diptych_schemas::{ContentHash, RemoteConfig};
@@ -25,6 +22,7 @@ use super::StorageError;
 use super::cache::{BlockCache, default_folder};
 use super::credentials;
 use super::fetch::{Fetcher, Version};
+use super::fetch_runtime::FetchRuntime;
 
 /// Size of a block in bytes: the smallest fetch and the unit of the cache. It holds one or two
 /// images of the usual size.
@@ -35,8 +33,6 @@ const BLOCKS_A_REQUEST: usize = 32;
 const REQUESTS: usize = 8;
 /// Most bytes in one read. It protects against files with a wrong index.
 const MOST_AT_ONCE: u64 = 4 << 30;
-/// Interval in which a waiting caller checks whether it must stop.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// A dataset at a URL.
 pub(super) struct Remote {
@@ -44,9 +40,7 @@ pub(super) struct Remote {
     prefix: ObjectPath,
     fetcher: Fetcher,
     cache: Option<Arc<BlockCache>>,
-    /// `None` only while it is dropped.
-    runtime: Option<tokio::runtime::Runtime>,
-    stop: Arc<AtomicBool>,
+    runtime: FetchRuntime,
 }
 
 /// A file of a remote dataset.
@@ -91,14 +85,10 @@ impl Remote {
                 Some(Arc::new(BlockCache::open(&folder, mib << 20)?))
             }
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("diptych-fetch")
-            .enable_all()
-            .build()
+        let runtime = FetchRuntime::new(stop)
             .map_err(|error| bad(format!("cannot start the threads for fetching: {error}")))?;
         let fetcher = Fetcher { store, retries: config.retries, advice };
-        Ok(Self { url: text, prefix, fetcher, cache, runtime: Some(runtime), stop })
+        Ok(Self { url: text, prefix, fetcher, cache, runtime })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -113,7 +103,7 @@ impl Remote {
     ) -> Result<Option<Vec<u8>>, StorageError> {
         let (path, url) = self.place(name);
         let fetcher = self.fetcher.clone();
-        self.wait(async move {
+        self.runtime.wait(async move {
             let Some(version) = fetcher.head(&path, &url).await? else { return Ok(None) };
             if version.size > limit {
                 let message = format!("it has {} bytes, above the limit of {limit}", version.size);
@@ -131,7 +121,7 @@ impl Remote {
         let (path, url) = self.place(name);
         let version = {
             let (fetcher, path, url) = (self.fetcher.clone(), path.clone(), url.clone());
-            self.wait(async move { fetcher.head(&path, &url).await })?
+            self.runtime.wait(async move { fetcher.head(&path, &url).await })?
         };
         let Some(version) = version else { return Ok(None) };
         let id = ContentHash::of_parts(&[
@@ -153,38 +143,6 @@ impl Remote {
     fn place(&self, name: &str) -> (ObjectPath, String) {
         let path = name.split('/').fold(self.prefix.clone(), ObjectPath::join);
         (path, format!("{}/{name}", self.url))
-    }
-
-    /// Runs a future on the runtime. Waits until it ends or `stop` is set.
-    fn wait<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, StorageError>> + Send + 'static,
-    ) -> Result<T, StorageError> {
-        let Some(runtime) = &self.runtime else { return Err(StorageError::Stopped) };
-        let (done, result) = std::sync::mpsc::channel();
-        let task = runtime.spawn(async move {
-            // The receiver is gone if the caller stopped waiting.
-            let _ = done.send(work.await);
-        });
-        loop {
-            match result.recv_timeout(LOOK) {
-                Ok(result) => return result,
-                Err(RecvTimeoutError::Timeout) if !self.stop.load(Ordering::Relaxed) => {}
-                Err(_) => {
-                    task.abort();
-                    return Err(StorageError::Stopped);
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Remote {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // Does not wait, which is not allowed when another runtime drops this.
-            runtime.shutdown_background();
-        }
     }
 }
 
@@ -290,7 +248,7 @@ impl RemoteFile {
         let (fetcher, path, url) =
             (self.remote.fetcher.clone(), self.path.clone(), self.url.clone());
         let (version, cache) = (self.version.clone(), self.remote.cache.clone());
-        self.remote.wait(async move {
+        self.remote.runtime.wait(async move {
             let fetched = futures::stream::iter(requests).map(|blocks| {
                 let (fetcher, path, url) = (fetcher.clone(), path.clone(), url.clone());
                 let (version, cache) = (version.clone(), cache.clone());
@@ -338,11 +296,12 @@ impl RemoteFile {
     }
 }
 
-type Store = (Arc<dyn ObjectStore>, ObjectPath, &'static str);
+/// A store, the place in it, and what to do where it cannot be reached.
+pub(crate) type Store = (Arc<dyn ObjectStore>, ObjectPath, &'static str);
 
 /// Returns the store of a URL, the place of the dataset in it, and advice for when it cannot be
 /// reached.
-fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
+pub(crate) fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
     let (scheme, prefix) = ObjectStoreScheme::parse(url).map_err(|_| {
         format!(
             "the scheme {}:// is unknown. A dataset is a folder or a URL with s3, gs, az, abfss, \

@@ -5,6 +5,7 @@ mod again;
 mod build;
 mod disk;
 mod download;
+mod elsewhere;
 mod flaws;
 mod layouts;
 mod lists;

@@ -39,6 +39,7 @@ mod results;
 mod search;
 mod serve;
 mod service_unit;
+mod sources_elsewhere;
 mod start;
 mod systemd;
 mod terminal;

@@ -15,7 +15,7 @@ use diptych_cli::{
     IngestArgs, ListArgs, PairsArgs, PresetArg, ScoreArgs, SelectArgs,
 };
 use diptych_embeddings::models::checkpoint_folder;
-use diptych_pipeline::ingest::{SourceName, source_names, sources_at};
+use diptych_pipeline::ingest::{SourceName, addresses_of, source_names, sources_at};
 use diptych_schemas::{FirstWeights, ModelRef, PathRole, SuiteConfig, TrainConfig};
 use diptych_store::{JobKind, JobRecord, RunName};
 
@@ -325,6 +325,12 @@ impl Names<'_> {
     /// Checks every file that an argument of an ingest stands for now. Files that do not exist yet
     /// are checked again before the job starts.
     fn source(&self, source: &str, count: &mut usize) -> Result<(), String> {
+        // Also where a file of this name is there now: it may be gone when the ingest looks for it.
+        if let Some(addresses) = addresses_of(source) {
+            let addresses = addresses?;
+            *count += addresses.len();
+            addresses.iter().try_for_each(|address| self.folders.check_source(address))?;
+        }
         for name in source_names(self.folder, source).map_err(|error| error.to_string())? {
             let paths = match name {
                 SourceName::Path(path) => vec![path],

@@ -96,7 +96,7 @@ pub(super) fn check(
 
 /// Recognises a list by its first bytes, whatever its name.
 pub(super) fn form_of(path: &Path, options: &ReadOptions) -> Option<Form> {
-    let mut text = text_stream::open(path, options.lists.text_encoding()).ok()?;
+    let mut text = text_stream::open(options.file(path), options.lists.text_encoding()).ok()?;
     let start = text.fill_buf().ok()?.trim_ascii_start();
     match *start.first()? {
         b'{' | b'[' => return Some(Form::Json),
@@ -112,7 +112,7 @@ pub(super) fn form_of(path: &Path, options: &ReadOptions) -> Option<Form> {
 
 /// Returns the number of lines of a list, which is about that of its records.
 pub(super) fn lines(path: &Path, options: &ReadOptions) -> Option<u64> {
-    text_stream::count_lines(path, options.lists.text_encoding())
+    text_stream::count_lines(options.file(path), options.lists.text_encoding())
 }
 
 fn open(path: &Path, form: Form, options: &ReadOptions) -> Result<Opened, Failure> {
@@ -123,7 +123,7 @@ fn open(path: &Path, form: Form, options: &ReadOptions) -> Result<Opened, Failur
 }
 
 fn open_separated(path: &Path, options: &ReadOptions) -> Result<Opened, Failure> {
-    let (mut list, header) = Separated::open(path, options)?;
+    let (mut list, header) = Separated::open(options.file(path), options)?;
     let names = match header {
         Header::Named(names) => names,
         Header::Missing(first) => names_of(path, &first, options)?,
@@ -203,9 +203,10 @@ fn find_columns(
 
 fn open_json(path: &Path, options: &ReadOptions) -> Result<Opened, Failure> {
     let encoding = options.lists.text_encoding();
-    let shape = Shape::of(path, encoding)?;
+    let file = options.file(path);
+    let shape = Shape::of(file, encoding)?;
     if shape == Shape::Coco {
-        let mut annotations = coco::annotations(path, encoding)?;
+        let mut annotations = coco::annotations(file, encoding)?;
         let names = names(|| annotations.next())?;
         let caption =
             Wanted::Caption.find(&names.iter().map(String::as_str), options.caption_column);
@@ -219,14 +220,14 @@ fn open_json(path: &Path, options: &ReadOptions) -> Result<Opened, Failure> {
             urls: false,
             rivals: String::new(),
         };
-        let images = Images::read(path, encoding)?;
-        let records = OpenedRecords::Coco(images, coco::annotations(path, encoding)?);
+        let images = Images::read(file, encoding)?;
+        let records = OpenedRecords::Coco(images, coco::annotations(file, encoding)?);
         return Ok(Opened { records, columns, kind: "COCO's captions".into() });
     }
-    let mut peeked = Records::open(path, &shape, encoding)?;
+    let mut peeked = Records::open(file, &shape, encoding)?;
     let names = names(|| peeked.next())?;
     let columns = find_columns(path, &names, options)?;
-    let records = OpenedRecords::Json(Records::open(path, &shape, encoding)?);
+    let records = OpenedRecords::Json(Records::open(file, &shape, encoding)?);
     let kind = if shape == Shape::Lines { "JSON Lines" } else { "JSON records" };
     Ok(Opened { records, columns, kind: kind.into() })
 }
@@ -298,7 +299,7 @@ fn column_kinds(
     };
     let of_name = |name| if stays_text(name) { Inferred::Text } else { Inferred::Nothing };
     let mut kinds: Vec<Inferred> = list.header.iter().map(of_name).collect();
-    let mut list = list.again(path, options)?;
+    let mut list = list.again(options.file(path), options)?;
     while kinds.iter().any(|kind| *kind != Inferred::Text) {
         // The actual reading reports errors.
         let Ok(Some((_, row))) = list.next() else { break };

@@ -1,5 +1,5 @@
 use super::*;
-use diptych_schemas::{ServeConfig, ServedDataset};
+use diptych_schemas::{RemoteAccess, ServeConfig, ServedDataset};
 
 struct Place {
     _folder: tempfile::TempDir,
@@ -144,6 +144,71 @@ fn a_training_is_checked_by_all_that_its_configuration_names() {
     }
     let remote = smallest.replace("../data", "http://127.0.0.1/data");
     assert!(refusal(checked(&place, &of(remote))).contains("remote.allow"));
+}
+
+#[test]
+fn sources_elsewhere_are_read_where_the_allow_list_says_so_and_nowhere_else() {
+    let mut place = place();
+    let asked = |place: &Place, source: &str| {
+        let job = wanted(place, JobKind::Ingest, &format!("{source} --dataset new"));
+        checked(place, &job).map(drop)
+    };
+    let inside = [
+        "https://data.example.org/sets/a.tar",
+        "https://data.example.org/sets/{00..99}.tar",
+        "s3://bucket/sets/a/",
+        "s3://bucket/sets/a/*.tar",
+        "hf://datasets/who/what/a.tar",
+    ];
+    let outside = [
+        "https://data.example.org/other/a.tar",
+        "https://data.example.org/{sets,other}/a.tar",
+        "https://data.example.org/sets/{.,}./other/a.tar",
+        "http://data.example.org/sets/a.tar",
+        "s3://bucket/sets-of-others/a.tar",
+        "s3://bucket/*/a.tar",
+        "s3://bucket/sets/../other/a.tar",
+        "hf://datasets/who/else/a.tar",
+        "http://169.254.169.254/latest/meta-data",
+        "http://[fd00:ec2::254]/latest",
+        "http://2852039166/latest",
+    ];
+    for source in inside.iter().chain(&outside) {
+        assert!(asked(&place, source).is_err(), "nothing is allowed by default: {source}");
+    }
+    let allow = [
+        "https://data.example.org/sets",
+        "s3://bucket/sets",
+        "https://huggingface.co/datasets/who/what",
+        // Whoever writes this does not get it either.
+        "http://169.254.169.254/",
+    ];
+    let config = ServeConfig {
+        state: place.root.join("state"),
+        folders: vec![place.root.join("work")],
+        remote: RemoteAccess { allow: allow.map(str::to_owned).into() },
+        ..ServeConfig::default()
+    };
+    place.folders = Folders::of(&config).unwrap();
+    for source in inside {
+        asked(&place, source).unwrap();
+    }
+    for source in outside {
+        assert!(asked(&place, source).is_err(), "{source}");
+    }
+    // A file of that name may be gone when the ingest looks for it.
+    let named = place.root.join("work/https:/other.example");
+    std::fs::create_dir_all(&named).unwrap();
+    diptych_schemas::durable::write(&named.join("a.tar"), b"").unwrap();
+    assert!(asked(&place, "https://other.example/a.tar").unwrap_err().contains("remote.allow"));
+    // A job is kept, and so would be its secrets.
+    for secret in [
+        "https://me:HIDDEN@data.example.org/sets/a.tar",
+        "https://data.example.org/sets/a.tar?sig=HIDDEN",
+    ] {
+        let error = asked(&place, secret).unwrap_err();
+        assert!(error.contains("no password") && !error.contains("HIDDEN"), "{error}");
+    }
 }
 
 #[test]
