@@ -4,7 +4,7 @@
 CARGO ?= cargo
 DEMO ?= demo
 
-.PHONY: demo test build install uninstall deb setup lint clean-cache
+.PHONY: demo test messages build install uninstall deb setup lint clean-cache
 
 # Targets of `sudo make install`, below DESTDIR. It installs the binary that `make build` made.
 PREFIX ?= /usr/local
@@ -15,6 +15,7 @@ UNIT = $(TO)/lib/systemd/system/diptych.service
 # Places where shells look for completions.
 COMPLETES_BASH = $(TO)/share/bash-completion/completions/diptych
 COMPLETES_ZSH = $(TO)/share/zsh/site-functions/_diptych
+MANUAL = $(TO)/share/man/man1
 COMPLETES_FISH = $(TO)/share/fish/vendor_completions.d/diptych.fish
 
 # Fetches libtorch, cmake and nasm into the user's cache if they are missing.
@@ -34,6 +35,14 @@ test:
 	@python3 trainer/setup/setup.py --tests
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
+
+# Accepts the words of all messages as they are now: the snapshots first, then the pages that are
+# made from them. With ONLY=NAME, those of tests whose path holds NAME.
+messages: export INSTA_UPDATE = always
+messages: setup
+	$(CARGO) build --workspace --all-targets
+	-$(CARGO) test --workspace --test end_to_end -- --skip messages:: $(ONLY)
+	$(CARGO) test --workspace --test end_to_end -- messages::
 
 lint: setup
 	$(CARGO) fmt --all --check
@@ -55,6 +64,9 @@ install:
 	$(TO)/lib/diptych/diptych completions bash > $(COMPLETES_BASH)
 	$(TO)/lib/diptych/diptych completions zsh > $(COMPLETES_ZSH)
 	$(TO)/lib/diptych/diptych completions fish > $(COMPLETES_FISH)
+	install -d $(MANUAL)
+	$(TO)/lib/diptych/diptych man $(MANUAL)
+	gzip -9nf $(MANUAL)/diptych.1 $(MANUAL)/diptych-*.1
 	test -e $(DESTDIR)/etc/diptych/diptych.toml || install -Dm644 $(DIST)/diptych.toml $(DESTDIR)/etc/diptych/diptych.toml
 ifeq ($(DESTDIR),)
 	systemd-sysusers $(TO)/lib/sysusers.d/diptych.conf
@@ -69,6 +81,7 @@ ifeq ($(DESTDIR),)
 endif
 	rm -rf $(TO)/lib/diptych $(TO)/share/diptych $(TO)/share/doc/diptych
 	rm -f $(COMPLETES_BASH) $(COMPLETES_ZSH) $(COMPLETES_FISH)
+	rm -f $(MANUAL)/diptych.1.gz $(MANUAL)/diptych-*.1.gz
 	rm -f $(TO)/bin/diptych $(UNIT) $(TO)/lib/sysusers.d/diptych.conf
 
 # Builds a Debian package in target/debian with everything that install makes and the unit's

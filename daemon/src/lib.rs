@@ -1,18 +1,24 @@
-//! The binary's parts that no other crate needs: commands, the client of a service, the check of a state folder.
+//! Commands, the client of a service, and the check of a state folder or an installation.
 //!
-//! 1. `commands` has one module a command: arguments, a call into another crate, print. It computes nothing.
+//! 1. `commands` has one module for each verb. It turns arguments into a call of another crate and
+//!    prints the result. It computes nothing.
 //! 2. Only commands print, draw progress and watch for signals.
 
 mod client;
 mod commands;
 pub mod doctor;
+mod init;
 mod output;
+mod reference;
 mod signals;
+mod system;
 
+use diptych_schemas::outcome;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
-/// Logs go to standard error, so that standard output holds a command's output alone; of the service, to journald where that is there.
+/// Starts the log. It goes to standard error, so that standard output holds only the output of a
+/// command. The log of the service goes to journald if that is available.
 pub fn start_logging(verbose: u8, as_service: bool) {
     let default = match verbose {
         0 => "error,diptych=info,diptych_pipeline=info,diptych_trainer=info",
@@ -33,12 +39,12 @@ pub fn start_logging(verbose: u8, as_service: bool) {
         .init();
 }
 
-/// Most files that this process wants to hold open. Some systems allow a thousand times more, and programs that it starts may
-/// walk through all that are allowed.
+/// Most files that this process wants to hold open. Some systems allow a thousand times more, and
+/// child processes may walk through all that are allowed.
 const MOST_OPEN_FILES: u64 = 1 << 20;
 
-/// Raises the limit of open files to what the system allows: a query holds files of many shards open at once, and the usual
-/// 1,024 are a limit for programs of another kind.
+/// Raises the limit of open files to what the system allows. A query holds files of many shards
+/// open, and the usual limit of 1,024 is too low.
 pub fn allow_many_open_files() -> std::io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.unwrap_or(MOST_OPEN_FILES).min(MOST_OPEN_FILES);
@@ -48,14 +54,14 @@ pub fn allow_many_open_files() -> std::io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })?)
 }
 
-/// Runs a command; returns the exit code.
+/// Runs a command. Returns the exit code.
 pub fn run(cli: diptych_cli::Cli) -> u8 {
     match commands::run(cli.command) {
         Ok(outcome) => outcome.code(),
-        Err(error) if output::is_broken_pipe(&error) => 0,
+        Err(error) if output::is_broken_pipe(&error) => outcome::DONE,
         Err(error) => {
             output::complain(&error);
-            1
+            outcome::FAILED
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The output of commands: the only module that writes to standard output and to the terminal. A reader that went away
-//! (`| head`) ends it quietly.
+//! The output of commands: the only module that writes to standard output and to the terminal. A
+//! reader that closes the pipe (`| head`) ends it quietly.
 //!
-//! Captions, names and keys come from strangers. A terminal obeys control characters in them, so a terminal gets [`visible`]
-//! text; files and pipes get the exact bytes.
+//! Captions, names and keys come from strangers. A terminal obeys control characters in them, so a
+//! terminal gets [`visible`] text. Files and pipes get the exact bytes.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use diptych_schemas::words::describe;
 use indicatif::MultiProgress;
 
-/// All progress bars of this process. Whatever else is written to the terminal makes room for them.
+/// Returns the progress bars of this process. All other output to the terminal makes room for them.
 pub(crate) fn bars() -> &'static MultiProgress {
     static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
     &BARS
@@ -44,13 +44,13 @@ pub(crate) fn raw(bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// Standard output: as it is, or as [`visible`] text where it is a terminal.
+/// Returns standard output. A terminal gets [`visible`] text.
 pub(crate) fn standard_output() -> Box<dyn Write + Send> {
     static TERMINAL: LazyLock<bool> = LazyLock::new(|| io::stdout().is_terminal());
     shown_by(*TERMINAL, io::stdout(), Colours::Shown)
 }
 
-/// Standard error, likewise.
+/// Returns standard error. A terminal gets [`visible`] text.
 fn standard_error(colours: Colours) -> Box<dyn Write + Send> {
     static TERMINAL: LazyLock<bool> = LazyLock::new(|| io::stderr().is_terminal());
     shown_by(*TERMINAL, io::stderr(), colours)
@@ -68,38 +68,48 @@ fn shown_by(
     }
 }
 
-/// Says on standard error why a command failed.
+/// Returns the columns of the terminal that shows standard output. `None` where it is no terminal.
+pub(crate) fn screen_width() -> Option<usize> {
+    let terminal = io::stdout();
+    if !terminal.is_terminal() {
+        return None;
+    }
+    let (width, _) = terminal_size::terminal_size_of(terminal)?;
+    Some(usize::from(width.0)).filter(|width| *width > 0)
+}
+
+/// Prints to standard error why a command failed.
 pub(crate) fn complain(error: &anyhow::Error) {
     // Where standard error is closed there is nobody to tell.
     let _ = writeln!(standard_error(Colours::Shown), "error: {}", describe(error));
 }
 
-/// Whether an error is only that nobody reads the output any more.
+/// Returns whether an error only means that nobody reads the output any more.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     })
 }
 
-/// Text of data on one line: line breaks and tabs become spaces.
+/// Puts text of data on one line: line breaks and tabs become spaces.
 pub(crate) fn one_line(text: &str) -> String {
     text.replace(['\t', '\n', '\r'], " ")
 }
 
-/// What becomes of the codes that set a colour.
+/// The treatment of the codes that set a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Colours {
-    /// They are shown like every control character.
+    /// Shows them like every control character.
     Shown,
-    /// They are passed on. Only for the log, whose formatter makes them and escapes those in its texts.
+    /// Passes them on. Only for the log, whose formatter makes them and escapes those in its texts.
     Kept,
 }
 
-/// Writes text to a terminal as [`visible`] makes it.
+/// A writer that turns text into [`visible`] text for a terminal.
 struct TerminalText<W> {
     to: W,
     colours: Colours,
-    /// The start of a character that the last write ended in.
+    /// First bytes of a character that the last write did not complete.
     unfinished: Vec<u8>,
 }
 
@@ -118,7 +128,7 @@ impl<W: Write> Write for TerminalText<W> {
     }
 }
 
-/// Bytes at the end that begin a character of UTF-8 and do not end it.
+/// Counts the bytes at the end that begin a character of UTF-8 and do not complete it.
 fn unfinished_character(bytes: &[u8]) -> usize {
     for (behind, byte) in bytes.iter().rev().take(3).enumerate() {
         let length = match byte {
@@ -133,8 +143,9 @@ fn unfinished_character(bytes: &[u8]) -> usize {
     0
 }
 
-/// Text that a terminal only shows: a control character becomes its picture (ESC is `␛`), or `�` where it has none. Line
-/// breaks and tabs stay. Characters that turn the direction of writing go as well, since they hide what the text says.
+/// Makes text harmless for a terminal. A control character becomes its picture (ESC is `␛`), or `�`
+/// if it has none. Line breaks and tabs stay. Characters that change the direction of writing are
+/// replaced too, since they hide what the text says.
 fn visible(text: &str, colours: Colours) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -157,7 +168,8 @@ fn visible(text: &str, colours: Colours) -> String {
     shown
 }
 
-/// Length of the code for a colour or a weight that a text begins with (SGR of ECMA-48), or 0.
+/// Returns the length of the code for a colour or weight (SGR of ECMA-48) that a text begins with,
+/// or 0.
 fn colour(text: &str) -> usize {
     let Some(numbers) = text.strip_prefix("\u{1b}[") else { return 0 };
     let end = numbers.find(|c: char| !c.is_ascii_digit() && c != ';').unwrap_or(numbers.len());

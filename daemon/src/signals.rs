@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT ask a command to stop in order. A second one ends the process at once, as users expect.
+//! SIGTERM and SIGINT ask a command to stop in order. A second signal ends the process at once.
 //!
-//! Only commands watch for signals; what works underneath is handed a [`StopRequest`].
+//! Only commands watch for signals. They hand a [`StopRequest`] to the code that they call.
 
 use std::time::Duration;
 
@@ -9,16 +9,17 @@ use diptych_schemas::outcome::{LEFT_AT_ONCE, Outcome};
 use diptych_training::stop::StopRequest;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What the first signal leads to.
+/// The effect of the first signal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
-    /// The command ends by itself, however long that takes; the text says what it does first.
+    /// The command ends by itself, however long that takes. The text says what it does first.
     InOrder(&'static str),
-    /// Nothing would be lost: a command that has not ended by itself after this time is ended.
+    /// The command loses nothing if it is stopped, so it is stopped if it has not ended after this
+    /// time.
     Within(&'static str, Duration),
 }
 
-/// Starts to watch for the signals, on a thread of its own, for the rest of the process.
+/// Starts a thread that watches for the signals for the rest of the process.
 pub(crate) fn watch(ending: Ending) -> anyhow::Result<StopRequest> {
     let request = StopRequest::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -40,7 +41,7 @@ pub(crate) fn watch(ending: Ending) -> anyhow::Result<StopRequest> {
                 }
             };
             next().await;
-            seen.ask();
+            seen.request();
             match ending {
                 Ending::InOrder(words) => {
                     tracing::info!("stopping: {words}. A second signal leaves at once");
@@ -60,8 +61,8 @@ pub(crate) fn watch(ending: Ending) -> anyhow::Result<StopRequest> {
     Ok(request)
 }
 
-/// Whoever sent the signal does not want to wait any longer. The libraries' own endings are left out: libtorch's would take away what other
-/// threads compute with.
+/// Ends the process at once. The exit handlers of libraries are skipped: that of libtorch would
+/// free memory that other threads compute with.
 fn leave(code: u8) -> ! {
     signal_hook::low_level::exit(i32::from(code))
 }

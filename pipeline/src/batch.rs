@@ -1,16 +1,17 @@
-//! What the loader hands to the trainer: pixels as bytes and token ids, never floats. The device normalises.
+//! The batches that the loader passes to the trainer: pixels as bytes and token ids, never floats.
+//! The device normalises them.
 
 use diptych_schemas::{LedgerEntry, SampleIndex, Uid};
 
 use crate::scores::Measures;
 
-/// N pairs, ready for the device. N is smaller than the batch size where a corrupt image was met, or at the end of an
-/// evaluation.
+/// N pairs, ready for the device. N is smaller than the batch size after a corrupt image and at the
+/// end of an evaluation.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Place in the stream of the first sample that this batch covers.
+    /// Place in the stream of the first sample of this batch.
     pub first: SampleIndex,
-    /// Place in the stream after this batch: what a checkpoint stores.
+    /// Place in the stream after this batch, which a checkpoint stores.
     pub next: SampleIndex,
     pub epoch: u64,
     /// H = W, in pixels.
@@ -25,14 +26,14 @@ pub struct Batch {
     pub uids: Vec<Uid>,
     /// [N].
     pub captions: Vec<String>,
-    /// [N]: what was asked for of each image; empty values where nothing was.
+    /// [N]: the requested measures of each image; empty values if none were requested.
     pub measures: Vec<Measures>,
-    /// The samples of this stretch of the stream whose image turned out to be unusable.
+    /// Samples of this part of the stream whose image cannot be used.
     pub skipped: Vec<LedgerEntry>,
 }
 
 impl Batch {
-    /// N: pairs that are really in it.
+    /// Returns N, the number of pairs in the batch.
     pub fn len(&self) -> usize {
         self.uids.len()
     }
@@ -41,7 +42,7 @@ impl Batch {
         self.uids.is_empty()
     }
 
-    /// Bytes that it holds in memory, for queues that are bounded in bytes.
+    /// Returns the bytes that the batch holds in memory, for queues that are bounded in bytes.
     pub fn bytes(&self) -> usize {
         self.images.len() + 4 * self.tokens.len() + 64 * self.uids.len()
     }

@@ -1,8 +1,10 @@
-//! From sources to batches: ingest, curation in SQL, the order of training, decoding, resizing and tokenizing, the loader.
+//! From sources to batches: ingest, curation in SQL, the order of training, decoding, resizing,
+//! tokenizing and the loader.
 //!
-//! 1. It knows datasets, selections and batches, and no model: sizes and lengths come in as numbers.
+//! 1. The crate knows datasets, selections and batches, and no model: sizes and lengths are passed
+//!    in as numbers.
 //! 2. Bytes of images never travel through a query; only the loader reads them.
-//! 3. Computing happens on threads of its own, never on tokio's.
+//! 3. Computation runs on dedicated threads, never on tokio's.
 
 pub mod balance;
 mod batch;

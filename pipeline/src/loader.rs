@@ -1,14 +1,16 @@
-//! From a selection to batches: reads, decodes, crops, resizes and tokenizes on threads of its own, in the order of training.
+//! From a selection to batches: reads, decodes, crops, resizes and tokenizes on dedicated threads,
+//! in the order of training.
 //!
-//! 1. What comes out is a function of the selection, the dataset, the seed and the start, never of threads or timing.
-//! 2. Stages are threads joined by bounded channels: reader → dispatcher → workers → collator → the caller. One that falls
-//!    behind holds up the others; dropping the [`Loader`] ends all of them.
-//! 3. Memory: `queue_mib` bounds the images that are read and the samples that are decoded and not yet taken, together, but for
-//!    one image and one batch, which are let through whatever their size. Beside it stand one decoded image for each worker,
-//!    and captions and places of some thousand rows. A window is never in memory as a whole: its rows are read in the order in
-//!    which they are used, a part at a time.
-//! 4. Every pair that is read is checked against the selection by its uid, so a dataset may have grown since the selection was
-//!    made, but what was selected must still be where it was.
+//! 1. The output is a function of the selection, the dataset, the seed and the start, never of
+//!    threads or timing.
+//! 2. Stages are threads joined by bounded channels: reader → dispatcher → workers → collator → the
+//!    caller. A slow stage holds up the others. Dropping the [`Loader`] ends all of them.
+//! 3. `queue_mib` bounds the memory of images that are read and of decoded samples that are not
+//!    taken yet. One image and one batch may exceed it, whatever their size. On top come one
+//!    decoded image per worker, and captions and places of some thousand rows. A window is never in
+//!    memory as a whole: its rows are read in the order of use, part by part.
+//! 4. Every pair is checked against the selection by its uid. So a dataset may grow after the
+//!    selection was made, but selected pairs must stay in place.
 
 mod ahead;
 mod all_pairs;
@@ -49,10 +51,11 @@ pub use bench::{BenchReport, BenchRound, BenchSpec, Rate, bench_loader, cpu_seco
 pub use error::LoaderError;
 pub use stats::{LoaderStats, StageStats};
 
-/// Pairs before each worker, and samples behind it, so that it need not wait when the threads around it are not scheduled at
-/// once. What they hold counts in `queue_mib` already.
+/// Pairs queued before each worker, and samples after it. So it need not wait if the threads around
+/// it are not scheduled at once. Their memory already counts in `queue_mib`.
 const QUEUED_A_WORKER: usize = 16;
-/// One part in so many of `queue_mib` is for images that are read and not yet decoded; the rest is for decoded samples.
+/// One part out of this many of `queue_mib` is for images that are not decoded yet. The rest is for
+/// decoded samples.
 const ENCODED_SHARE: u64 = 4;
 
 /// One of the selections that a run reads.
@@ -61,16 +64,17 @@ pub struct DataSource {
     /// Dataset folder, or the URL of one.
     pub dataset: PathBuf,
     pub selection: Arc<Selection>,
-    /// In a mix: its share of the samples, in proportion to the others' weights.
+    /// Share of the samples in a mix, relative to the other weights.
     pub weight: f64,
-    /// Where captions come from; empty: from `caption`.
+    /// Columns that captions come from; empty: `caption`.
     pub captions: Vec<CaptionColumn>,
 }
 
-/// What a training run reads.
+/// The input of a training run.
 #[derive(Clone)]
 pub struct LoaderSpec {
-    /// At least one. With several, their samples come mixed by their weights, each in its own order and epochs.
+    /// At least one source. The samples of several are mixed by weight, each source in its own
+    /// order and epochs.
     pub sources: Vec<DataSource>,
     pub tokenizer: Arc<Tokenizer>,
     /// H = W of the batches, in pixels; 0: images are neither read nor decoded.
@@ -79,23 +83,26 @@ pub struct LoaderSpec {
     pub context_length: usize,
     /// N of the batches of all ranks together. Must be divisible by `ranks`.
     pub batch_size: usize,
-    /// Of order and augmentation.
+    /// Seed of order and augmentation.
     pub seed: u64,
     pub augment: AugmentConfig,
     pub config: LoaderConfig,
-    /// Where to begin: [`Batch::next`] of the last batch that was used, the same for all ranks. Within a batch, its rest comes
-    /// first.
+    /// Where to start: [`Batch::next`] of the last batch that was used, equal for all ranks. Within
+    /// a batch, its rest comes first.
     pub start: SampleIndex,
-    /// Passes over the selection (over all of them together), from the first sample on and not from `start`.
+    /// Passes over the selection (over all of them together), counted from the first sample and not
+    /// from `start`.
     pub epochs: u64,
-    /// This process's number among `ranks`, from 0. Of each batch, rank r of w gets the samples r·N/w … (r+1)·N/w − 1, so the
-    /// ranks' batches one behind the other are the batch of a single process.
+    /// Number of this process among `ranks`, from 0. Of each batch, rank r of w gets the samples
+    /// r·N/w … (r+1)·N/w − 1. So the batches of all ranks, concatenated, are the batch of a single
+    /// process.
     pub rank: usize,
-    /// Processes that share the batches; 1: this one alone.
+    /// Processes that share the batches; 1: only this one.
     pub ranks: usize,
 }
 
-/// What an evaluation reads: each pair of the selection once, in the selection's order, with its `caption`.
+/// The input of an evaluation: each pair of the selection once, in the selection's order, with its
+/// `caption`.
 #[derive(Clone)]
 pub struct EvalSpec {
     /// Dataset folder, or the URL of one.
@@ -109,14 +116,15 @@ pub struct EvalSpec {
     /// L of the batches.
     pub context_length: usize,
     pub batch_size: usize,
-    /// There is no order to choose; all else counts.
+    /// Settings of the loader. Those of the order are ignored.
     pub config: LoaderConfig,
 }
 
-/// An iterator of batches. After an error it ends. Dropping it stops its threads and waits for them.
+/// An iterator of batches. It ends after an error. Dropping it stops its threads and waits for
+/// them.
 pub struct Loader {
     batches: Receiver<Result<Batch, LoaderError>>,
-    /// One goes back for each batch that is taken: leave to begin another.
+    /// Receives a ticket for each batch that is taken, which permits another one to start.
     tickets: Sender<()>,
     counters: Arc<Counters>,
     threads: Vec<JoinHandle<()>>,
@@ -125,9 +133,11 @@ pub struct Loader {
     finished: bool,
 }
 
-/// Batches for training: order by [`Order`], RandomResizedCrop seeded by sample. The last incomplete batch of each epoch is
-/// left out, so sample i is in epoch i / (⌊samples / batch⌋ · batch), where `samples` is [`samples_an_epoch`]. A corrupt image
-/// shrinks its batch, to nothing in the worst case, and is listed in [`Batch::skipped`].
+/// Starts a loader for training: order by [`Order`], random crops seeded by sample.
+///
+/// The last incomplete batch of each epoch is left out. So sample i is in epoch i / (⌊samples /
+/// batch⌋ · batch), where `samples` is [`samples_an_epoch`]. A corrupt image shrinks its batch,
+/// possibly to nothing, and is listed in [`Batch::skipped`].
 pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
     let (batch, ranks) = (spec.batch_size as u64, spec.ranks as u64);
     let rows = samples_an_epoch(&spec.sources);
@@ -178,19 +188,23 @@ pub fn train_loader(spec: LoaderSpec) -> Result<Loader, LoaderError> {
     start(shards, stop, stretches, layout, work, &spec.config)
 }
 
-/// Samples in a pass over all sources: their rows, or with weights of rows ⌊their sum⌋, source by source.
+/// Returns the samples in a pass over all sources: their rows or, for weighted rows, the
+/// rounded-down sum of the weights of each source.
 pub fn samples_an_epoch(sources: &[DataSource]) -> u64 {
     sources.iter().map(|source| source.selection.samples()).sum()
 }
 
-/// Batches for evaluation: the selection's order, OpenCLIP's evaluation transform, the last batch possibly short. Weights do
-/// not matter.
+/// Starts a loader for evaluation: the selection's order, OpenCLIP's evaluation transform, the last
+/// batch possibly short. Weights are ignored.
 pub fn eval_batches(spec: EvalSpec) -> Result<Loader, LoaderError> {
     measured_batches(spec, Wanted::default())
 }
 
-/// [`eval_batches`], and of each image, at its full size, what is wanted: [`Batch::measures`]. An image size of 0 leaves out
-/// the pixels, a context length of 0 the tokens; where no image is needed for anything, none is read.
+/// Starts a loader like [`eval_batches`] that also measures each image at its full size:
+/// [`Batch::measures`].
+///
+/// An image size of 0 leaves out the pixels, a context length of 0 the tokens. If nothing needs
+/// images, none are read.
 pub fn measured_batches(spec: EvalSpec, wanted: Wanted) -> Result<Loader, LoaderError> {
     let rows = spec.selection.len() as u64;
     if rows == 0 || spec.batch_size == 0 {
@@ -240,14 +254,15 @@ fn start(
     let capacity = ((queue_bytes - encoded_bytes) / batch_bytes).clamp(1, batches) as usize;
     let counters = Arc::new(Counters::new(workers, encoded_bytes, capacity));
 
-    // Nothing waits in this channel: the reader holds the next part until the dispatcher is through with its own.
+    // Nothing waits in this channel: the reader holds the next part until the dispatcher has
+    // finished the current one.
     let (parts_in, parts) = crossbeam_channel::bounded(0);
     let (jobs_in, jobs) = crossbeam_channel::bounded(QUEUED_A_WORKER * workers);
     let (results_in, results) = crossbeam_channel::bounded(QUEUED_A_WORKER * workers);
     let (batches_in, batches) = crossbeam_channel::bounded(capacity + 1);
     let (tickets_in, tickets) = crossbeam_channel::bounded(capacity);
     for _ in 0..capacity {
-        // As many as the channel holds, so none is refused.
+        // The channel has room for all of them, so none is refused.
         let _ = tickets_in.try_send(());
     }
 
@@ -294,17 +309,18 @@ impl Loader {
         Ok(())
     }
 
-    /// How busy and how full the stages are. Cheap: a few atomic reads.
+    /// Returns how busy and how full the stages are. Cheap: a few atomic reads.
     pub fn stats(&self) -> LoaderStats {
         self.counters.stats(self.batches.len())
     }
 
-    /// The same from another thread, while this one waits for a batch: so without batches that wait.
+    /// Returns a handle to [`Self::stats`] for another thread, without the number of queued
+    /// batches.
     pub fn monitor(&self) -> LoaderMonitor {
         LoaderMonitor(Arc::clone(&self.counters))
     }
 
-    /// The next batch if it comes within `time`, for who must not wait for ever.
+    /// Returns the next batch if it comes within `time`, for callers that must not wait forever.
     pub fn next_within(&mut self, time: Duration) -> Waited {
         if self.finished {
             return Waited::Ended;
@@ -325,7 +341,7 @@ impl Loader {
         match &item {
             Some(Ok(batch)) => {
                 self.counters.decoded_bytes.fetch_sub(batch.bytes() as u64, Ordering::Relaxed);
-                // The dispatcher is gone at the end of the stream; then nobody needs it.
+                // At the end of the stream the dispatcher has ended and needs no ticket.
                 let _ = self.tickets.try_send(());
             }
             Some(Err(_)) | None => self.finished = true,
@@ -334,14 +350,14 @@ impl Loader {
     }
 }
 
-/// See [`Loader::next_within`].
+/// The result of [`Loader::next_within`].
 pub enum Waited {
     Batch(Result<Batch, LoaderError>),
     NotYet,
     Ended,
 }
 
-/// See [`Loader::monitor`].
+/// A handle to the statistics of a [`Loader`]. See [`Loader::monitor`].
 #[derive(Clone)]
 pub struct LoaderMonitor(Arc<Counters>);
 
@@ -367,11 +383,11 @@ impl Drop for Loader {
     fn drop(&mut self) {
         self.counters.stop();
         self.stop_fetching.store(true, Ordering::Relaxed);
-        // Each stage ends when the one behind it is gone, beginning here.
+        // Each stage ends when the one after it is gone, starting here.
         self.batches = crossbeam_channel::never();
         self.tickets = crossbeam_channel::bounded(0).0;
         for thread in self.threads.drain(..) {
-            // A panic of a stage has been reported as an error where the stream broke off.
+            // A panic of a stage has already been reported as an error in the stream.
             let _ = thread.join();
         }
     }

@@ -1,9 +1,11 @@
-//! numpy's `.npy` files, as far as curation exchanges them: lists of uids, counts, centroids.
+//! The `.npy` files of numpy that curation exchanges: lists of uids, counts, centroids.
 //!
-//! DataComp's lists of uids have a structured array of two `u8` (64 bits each), the upper and the lower half of a uid
-//! of 128 bits, sorted. What numpy writes for `np.array(…, np.dtype("u8,u8"))` is read; anything else is refused.
+//! DataComp's lists of uids are sorted structured arrays of two `u8` (64 bits each), the upper and
+//! the lower half of a uid of 128 bits. Only the format that numpy writes for `np.array(…,
+//! np.dtype("u8,u8"))` is accepted.
 //!
-//! CLIP_benchmark's labels of several classes an image are an array in each image's `.npy`: 1 where the image has the class.
+//! CLIP_benchmark's multi-class labels are one array in each image's `.npy`: 1 if the image has the
+//! class.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -12,17 +14,18 @@ use std::path::{Path, PathBuf};
 use diptych_schemas::{SchemaError, Uid, durable};
 use half::f16;
 
-/// The dtype, as numpy writes it but for white space.
+/// The dtype as numpy writes it, without white space.
 const DESCRIPTION: &str = "[('f0','<u8'),('f1','<u8')]";
-/// Longest header that is read. numpy's own for this dtype has 128 bytes.
+/// Longest header that is read. Numpy's own header for this dtype has 128 bytes.
 const MAX_HEADER: usize = 1 << 16;
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
-/// Most classes that labels may tell apart: no list of them is as long, and a file could be.
+/// Most classes in an array of labels. No real list of classes is longer, but a damaged file could
+/// claim more.
 const MAX_CLASSES: u64 = 1 << 20;
-/// numpy begins data at a multiple of this.
+/// Numpy starts data at a multiple of this.
 const ALIGNMENT: usize = 64;
 
-/// What can be wrong with a `.npy` file.
+/// An error in a `.npy` file.
 #[derive(Debug, thiserror::Error)]
 pub enum NpyError {
     #[error("{path}: {message}")]
@@ -31,13 +34,14 @@ pub enum NpyError {
     Schema(#[from] SchemaError),
 }
 
-/// Reads a list, in its order.
+/// Reads a list of uids, in its order.
 pub fn read_uid_list(path: &Path) -> Result<Vec<Uid>, NpyError> {
-    let wanted = "not a list of uids: DataComp's are made by np.save of an array of dtype u8,u8";
+    let wanted = "not a list of uids. Expected the result of np.save for an array of dtype u8,u8, \
+        as in DataComp";
     let (_, bytes) = read_array(path, DESCRIPTION, 16, 1, wanted)?;
     let halves = |bytes: &[u8; 16]| {
         let mut uid = [0; 16];
-        // Each half is little endian in the file, and its first digits come first in a uid.
+        // Each half is little endian in the file, and starts with its first digits in a uid.
         for (to, from) in uid.iter_mut().zip(bytes[..8].iter().rev().chain(bytes[8..].iter().rev()))
         {
             *to = *from;
@@ -47,7 +51,7 @@ pub fn read_uid_list(path: &Path) -> Result<Vec<Uid>, NpyError> {
     Ok(bytes.as_chunks::<16>().0.iter().map(halves).collect())
 }
 
-/// Writes a list, sorted as numpy sorts it, each uid once; gives how many there are.
+/// Writes a list of unique uids in numpy's order. Returns their number.
 pub fn write_uid_list(path: &Path, mut uids: Vec<Uid>) -> Result<u64, NpyError> {
     // The bytes of a uid are both halves, highest first: their order is that of (f0, f1).
     uids.sort_unstable();
@@ -64,14 +68,15 @@ pub fn write_uid_list(path: &Path, mut uids: Vec<Uid>) -> Result<u64, NpyError> 
     Ok(uids.len() as u64)
 }
 
-/// Reads an array of whole numbers of 64 bits, [N].
+/// Reads an array of 64-bit unsigned integers, [N].
 pub fn read_counts(path: &Path) -> Result<Vec<u64>, NpyError> {
-    let wanted = "not counts: they are made by np.save of an array of dtype uint64, one number for each entry";
+    let wanted = "not an array of counts. Expected the result of np.save for an array of dtype \
+        uint64, one number per entry";
     let (_, bytes) = read_array(path, "'<u8'", 8, 1, wanted)?;
     Ok(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect())
 }
 
-/// Numbers in rows, [K, D].
+/// A matrix of numbers, [K, D].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
     /// D, above 0.
@@ -82,7 +87,7 @@ pub struct Matrix {
 /// Reads a matrix of float32.
 pub fn read_matrix(path: &Path) -> Result<Matrix, NpyError> {
     let wanted =
-        "not a matrix: it is made by np.save of an array of dtype float32 with two dimensions";
+        "not a matrix. Expected the result of np.save for a two-dimensional array of dtype float32";
     let (shape, bytes) = read_array(path, "'<f4'", 4, 2, wanted)?;
     matrix(
         path,
@@ -91,9 +96,10 @@ pub fn read_matrix(path: &Path) -> Result<Matrix, NpyError> {
     )
 }
 
-/// The same of float16 or float32, as tools write embeddings.
+/// Reads a matrix of float16 or float32, as tools write embeddings.
 pub fn read_rows(path: &Path) -> Result<Matrix, NpyError> {
-    let wanted = "not rows of numbers: they are made by np.save of an array of dtype float16 or float32 with two dimensions";
+    let wanted = "not a matrix. Expected the result of np.save for a two-dimensional array of \
+        dtype float16 or float32";
     if let Ok((shape, bytes)) = read_array(path, "'<f2'", 2, 2, wanted) {
         return matrix(
             path,
@@ -114,17 +120,19 @@ pub fn read_rows(path: &Path) -> Result<Matrix, NpyError> {
     )
 }
 
-/// The classes that an image has, out of the bytes of its array of labels, [C], of any kind of number.
+/// Returns the classes that an image has, from the bytes of its array of labels, [C], with any
+/// number type.
 pub(crate) fn marked_classes(bytes: &[u8]) -> Result<Vec<usize>, String> {
-    let wanted = "not labels: they are made by np.save of an array of one dimension, 1 for each class that the image has, else 0";
+    let wanted = "not labels. Expected the result of np.save for a one-dimensional array with 1 \
+        for each class that the image has, else 0";
     let mut data = bytes;
     let (header, _) = read_header(&mut data).map_err(|error| no_header(&error))?;
     let Some((dtype, shape)) = parse_header(&header) else { return Err(unlike(wanted, &header)) };
     let [count] = shape[..] else { return Err(unlike(wanted, &header)) };
     if count > MAX_CLASSES {
-        return Err(format!("labels of {count} classes: at most {MAX_CLASSES} are read"));
+        return Err(format!("labels of {count} classes, above the limit of {MAX_CLASSES}"));
     }
-    // Of the widest kind there are 8 bytes a number.
+    // The widest type has 8 bytes per number.
     let data = &data[..data.len().min(8 * count as usize + 8)];
     let numbers = match dtype.trim_matches('\'') {
         "|b1" | "|i1" | "|u1" => numbers(data, |bytes: [u8; 1]| f64::from(bytes[0])),
@@ -138,11 +146,12 @@ pub(crate) fn marked_classes(bytes: &[u8]) -> Result<Vec<usize>, String> {
     };
     let Some(numbers) = numbers.filter(|numbers| numbers.len() as u64 == count) else {
         return Err(format!(
-            "its header claims {count} numbers of the type {dtype}, and other data follow: cut short or damaged"
+            "its header claims {count} numbers of the type {dtype}, but other data follow: the \
+             file is truncated or damaged"
         ));
     };
     if let Some(class) = numbers.iter().position(|number| *number != 0.0 && *number != 1.0) {
-        return Err(format!("class {class} is neither marked with 1 nor with 0"));
+        return Err(format!("class {class} is marked with neither 1 nor 0"));
     }
     Ok(numbers
         .iter()
@@ -152,7 +161,7 @@ pub(crate) fn marked_classes(bytes: &[u8]) -> Result<Vec<usize>, String> {
         .collect())
 }
 
-/// None where the bytes are not whole numbers' bytes.
+/// Decodes numbers. Returns `None` if a part of a number is left over.
 fn numbers<const WIDTH: usize>(
     data: &[u8],
     number: impl Fn([u8; WIDTH]) -> f64,
@@ -161,7 +170,8 @@ fn numbers<const WIDTH: usize>(
     rest.is_empty().then(|| chunks.iter().map(|bytes| number(*bytes)).collect())
 }
 
-/// The dtype as it is written, without white space, and the shape; none of an array in Fortran's order.
+/// Returns the dtype, without white space, and the shape. Returns `None` for an array in Fortran
+/// order.
 fn parse_header(header: &str) -> Option<(String, Vec<u64>)> {
     let plain: String = header.chars().filter(|char| !char.is_whitespace()).collect();
     let (dtype, shape) =
@@ -171,10 +181,12 @@ fn parse_header(header: &str) -> Option<(String, Vec<u64>)> {
     Some((dtype.to_owned(), shape))
 }
 
-/// What is said where there is no header.
+/// Describes the error when there is no header.
 fn no_header(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => "cut short within its header".to_owned(),
+        io::ErrorKind::UnexpectedEof => {
+            "truncated within its header; write or copy it again".to_owned()
+        }
         _ => error.to_string(),
     }
 }
@@ -191,19 +203,19 @@ fn matrix(path: &Path, shape: &[u64], values: Vec<f32>) -> Result<Matrix, NpyErr
         return Err(bad("it is empty"));
     }
     if !values.iter().all(|value| value.is_finite()) {
-        return Err(bad("it has values that are no finite numbers"));
+        return Err(bad("it has values that are not finite numbers"));
     }
     Ok(Matrix { columns: shape[1] as usize, values })
 }
 
-/// Writes an array of whole numbers of 64 bits, [N].
+/// Writes an array of 64-bit unsigned integers, [N].
 pub fn write_counts(path: &Path, counts: &[u64]) -> Result<(), NpyError> {
     write_array(path, "'<u8'", &format!("{},", counts.len()), |file| {
         counts.iter().try_for_each(|count| file.write_all(&count.to_le_bytes()))
     })
 }
 
-/// Writes rows of half floats, [N, D]: as clip-retrieval and autofaiss read them.
+/// Writes rows of half-precision floats, [N, D], as clip-retrieval and autofaiss read them.
 pub fn write_halves(
     path: &Path,
     dimension: usize,
@@ -214,7 +226,7 @@ pub fn write_halves(
     })
 }
 
-/// Shape and data of a file whose dtype is `description`, of `width` bytes an element.
+/// Reads shape and data of a file whose dtype is `description`, of `width` bytes per element.
 fn read_array(
     path: &Path,
     description: &str,
@@ -231,12 +243,13 @@ fn read_array(
     let parsed = parse_header(&header)
         .filter(|(dtype, shape)| dtype == description && shape.len() == dimensions);
     let Some((_, shape)) = parsed else { return Err(bad(unlike(wanted, &header))) };
-    // Before anything is allocated: what the header claims must be there.
+    // Checked before any allocation: the data that the header claims must exist.
     let data = size.saturating_sub(header_bytes);
     let elements = shape.iter().try_fold(1_u64, |product, side| product.checked_mul(*side));
     if elements.and_then(|elements| elements.checked_mul(width)) != Some(data) {
         return Err(bad(format!(
-            "its header claims {shape:?} elements of {width} bytes, and {data} bytes follow: cut short or damaged"
+            "its header claims {shape:?} elements of {width} bytes, but {data} bytes follow: the \
+             file is truncated or damaged"
         )));
     }
     let mut bytes = Vec::with_capacity(data as usize);
@@ -247,7 +260,7 @@ fn read_array(
     Ok((shape, bytes))
 }
 
-/// The header's text, and how many bytes come before the data.
+/// Reads the text of the header. Also returns the number of bytes before the data.
 fn read_header(reader: &mut impl Read) -> io::Result<(String, u64)> {
     let mut start = [0; 8];
     reader.read_exact(&mut start)?;
@@ -267,13 +280,13 @@ fn read_header(reader: &mut impl Read) -> io::Result<(String, u64)> {
         }
         other => {
             return Err(io::Error::other(format!(
-                "a .npy file of version {other}; 1 to 3 are read"
+                "it has version {other} of the .npy format; versions 1 to 3 are supported"
             )));
         }
     };
     if length > MAX_HEADER {
         return Err(io::Error::other(format!(
-            "its header claims {length} bytes; at most {MAX_HEADER} are read"
+            "its header claims {length} bytes, above the limit of {MAX_HEADER}"
         )));
     }
     let mut text = vec![0; length];
@@ -290,7 +303,7 @@ fn write_array(
 ) -> Result<(), NpyError> {
     let mut header =
         format!("{{'descr': {description}, 'fortran_order': False, 'shape': ({shape}), }}");
-    // Magic, version, length and the line's end count too.
+    // Magic, version, length and the line break count too.
     let used = MAGIC.len() + 2 + 2 + header.len() + 1;
     header.push_str(&" ".repeat(used.next_multiple_of(ALIGNMENT) - used));
     header.push('\n');
@@ -310,7 +323,7 @@ fn write_array(
 mod tests {
     use super::*;
 
-    /// What numpy 2 writes for `np.array([(1, 2), (2**64 - 1, 3)], "u8,u8")`.
+    /// The bytes that numpy 2 writes for `np.array([(1, 2), (2**64 - 1, 3)], "u8,u8")`.
     fn numpy_bytes() -> Vec<u8> {
         let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
         let mut header =
@@ -329,7 +342,7 @@ mod tests {
         Uid((u128::from(upper) << 64 | u128::from(lower)).to_be_bytes())
     }
 
-    /// What numpy writes: `header` without the padding, and the data.
+    /// The bytes that numpy writes: `header` without the padding, and the data.
     fn array(header: &str, data: &[u8]) -> Vec<u8> {
         let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
         bytes.extend((header.len() as u16).to_le_bytes());
@@ -371,7 +384,7 @@ mod tests {
                 "{dtype}"
             );
         }
-        // VOC marks what is difficult with -1.
+        // VOC marks difficult objects with -1.
         assert!(of("|i1", &[1, 0, 255]).unwrap_err().contains("class 2"));
         assert!(of("<c8", &[0; 24]).unwrap_err().contains("not labels"));
         let long =
@@ -381,7 +394,7 @@ mod tests {
         assert!(marked_classes(&longer).unwrap_err().contains("claims 3 numbers"));
         let matrix =
             array("{'descr': '|b1', 'fortran_order': False, 'shape': (1, 3), }", &[1, 0, 1]);
-        assert!(marked_classes(&matrix).unwrap_err().contains("one dimension"));
+        assert!(marked_classes(&matrix).unwrap_err().contains("not labels"));
         for length in 0..matrix.len() {
             marked_classes(&matrix[..length]).unwrap_err();
         }
@@ -417,17 +430,17 @@ mod tests {
         };
         let mut cases = vec![
             (b"PK\x03\x04 something".to_vec(), "not a .npy"),
-            (whole[..60].to_vec(), "cut short"),
-            (whole[..whole.len() - 1].to_vec(), "cut short or damaged"),
-            ([&whole[..], &[0]].concat(), "cut short or damaged"),
+            (whole[..60].to_vec(), "header"),
+            (whole[..whole.len() - 1].to_vec(), "damaged"),
+            ([&whole[..], &[0]].concat(), "damaged"),
             (replaced("(2,)", "(9,)"), "claims [9] elements"),
             (replaced("(2,), }", "(18446744073709551615,), }")[..].to_vec(), "uids.npy"),
             (replaced("'<u8'", "'<f8'"), "u8,u8"),
             (replaced("[('f0'", "\"O\" #'"), "u8,u8"),
             (replaced("(2,)", "((("), "u8,u8"),
             (b"\x93NUMPY\x09\x00".to_vec(), "version 9"),
-            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "at most"),
-            (vec![], "cut short"),
+            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "65536"),
+            (vec![], "header"),
         ];
         cases.extend(
             (0..whole.len()).step_by(7).map(|length| (whole[..length].to_vec(), "uids.npy")),

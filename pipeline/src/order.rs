@@ -1,10 +1,10 @@
-//! The order of training as a pure function: sizes, weights, hash, seed, epoch, position → row of the selection. No I/O, no
-//! state.
+//! The order of training as a pure function: sizes, weights, hash, seed, epoch, position → row of
+//! the selection.
 //!
-//! A block is a part of a row group: a piece that a disk or an object store reads well in one go. Each epoch shuffles all blocks,
-//! takes them a window at a time, and shuffles the rows of each window fully. Blocks are smaller than row groups, so that a
-//! window of the same bytes has rows of many more of them. A window costs O(its rows), an epoch O(blocks), and any position can
-//! be the first.
+//! A block is a part of a row group that a disk or an object store reads efficiently at once. Each
+//! epoch shuffles all blocks, takes them a window at a time, and shuffles the rows of each window
+//! fully. Blocks are smaller than row groups, so a window of equal size has rows from many more of
+//! them. A window costs O(its rows), an epoch O(blocks), and any position can be the first.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,28 +13,29 @@ use diptych_schemas::ContentHash;
 
 use crate::random::{Random, seed_of};
 
-/// Which shuffle or draw of an epoch a seed is for.
+/// The shuffle or draw of an epoch that a seed is for.
 const BLOCKS: u64 = 0;
 const WINDOW: u64 = 1;
 const OFFSET: u64 = 2;
 const ROWS_OF_BLOCK: u64 = 3;
 
-/// Bits behind the point of weights. Sums stay exact up to 2⁴⁰ samples an epoch, so no sample is lost to rounding.
+/// Fractional bits of weights. Sums stay exact up to 2⁴⁰ samples per epoch, so no sample is lost to
+/// rounding.
 const FRACTION_BITS: u32 = 24;
 
-/// How far rows are shuffled.
+/// The extent of the shuffle.
 #[derive(Clone, Copy, Debug)]
 pub struct Shuffle {
-    /// How much is shuffled together, as so many row groups' worth of rows; 0 counts as 1.
+    /// Rows that are shuffled together, in row groups' worth of rows; 0 counts as 1.
     pub window_row_groups: usize,
-    /// Into how many blocks a row group is cut; 0 counts as 1.
+    /// Blocks per row group; 0 counts as 1.
     pub row_group_parts: usize,
 }
 
 /// The order of all epochs of a run over one selection.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// First row of each block, and behind the last one the number of rows.
+    /// First row of each block, followed by the number of rows.
     starts: Vec<u64>,
     weights: Option<Weights>,
     key: [u64; 2],
@@ -45,28 +46,29 @@ pub struct Order {
 #[derive(Clone, Debug)]
 struct Weights {
     rows: Arc<[u64]>,
-    /// Sum of the weights before each block, and behind the last one of all.
+    /// Sum of the weights before each block, followed by the total.
     before: Vec<u64>,
 }
 
-/// The order of one epoch, without its rows: which blocks make up which window.
+/// The order of the blocks of one epoch, and their windows.
 #[derive(Clone, Debug)]
 pub struct Epoch {
     number: u64,
-    /// Blocks as they follow each other.
+    /// Blocks in their order.
     blocks: Vec<u32>,
-    /// Position of the first sample of each window, and behind the last one the number of samples.
+    /// Position of the first sample of each window, followed by the number of samples.
     window_starts: Vec<u64>,
-    /// Decides which rows come once more than the whole part of their weight: in [0, 1), in fixed point.
+    /// Decides which rows come once more than the integer part of their weight: in [0, 1), in fixed
+    /// point.
     offset: u64,
 }
 
-/// The rows of one window, in the order in which they are used.
+/// The rows of one window, in order of use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Position in the epoch of the first one.
+    /// Position of the first row in the epoch.
     pub first: u64,
-    /// Rows of the selection. With weights a row may be there several times.
+    /// Rows of the selection. A weighted row may appear several times.
     pub rows: Vec<u64>,
 }
 
@@ -74,14 +76,15 @@ fn fixed_point(weight: f32) -> u64 {
     (f64::from(weight) * f64::from(1_u32 << FRACTION_BITS)).round() as u64
 }
 
-/// Samples in an epoch of rows with these weights: ⌊their sum⌋.
+/// Returns the samples per epoch of rows with these weights: their sum, rounded down.
 pub(crate) fn samples(weights: &[f32]) -> u64 {
     weights.iter().fold(0_u64, |sum, weight| sum.saturating_add(fixed_point(*weight)))
         >> FRACTION_BITS
 }
 
 impl Order {
-    /// `row_groups`: selected rows of each row group, in the selection's order.
+    /// Creates the order. `row_groups` holds the number of selected rows of each row group, in the
+    /// selection's order.
     pub fn new(
         row_groups: &[u32],
         selection_hash: ContentHash,
@@ -93,7 +96,7 @@ impl Order {
         let mut rows = 0;
         for size in row_groups {
             let size = u64::from(*size);
-            // A row group with few selected rows has fewer parts: none is empty.
+            // A row group with few selected rows has fewer parts, so that none is empty.
             let parts = (parts as u64).min(size.max(1));
             starts.extend((1..=parts).map(|part| rows + size * part / parts));
             rows += size;
@@ -102,12 +105,13 @@ impl Order {
         Self { starts, weights: None, key: [selection_hash.seed(), seed], window_blocks }
     }
 
-    /// The same with a weight for each row: how often it comes in an epoch on average. A row of weight 2.3 comes twice, and a
-    /// third time in 30% of the epochs.
+    /// Sets a weight for each row: how often it comes in an epoch on average. A row of weight 2.3
+    /// comes twice, and a third time in 30% of the epochs.
     ///
-    /// It is systematic sampling (Madow, 1949): weights are laid end to end, and a row comes as often as a comb with teeth at
-    /// distance 1, placed anew in each epoch, has teeth in its weight. So an epoch always has ⌊sum of the weights⌋ samples. Rows
-    /// lie in a new random order within their block in each epoch, so that neighbours do not exclude each other.
+    /// It is systematic sampling (Madow, 1949). Weights are laid end to end, and a comb with teeth
+    /// at distance 1 is placed on them anew in each epoch. A row comes once for each tooth in its
+    /// weight. So an epoch always has ⌊sum of the weights⌋ samples. In each epoch, the rows of a
+    /// block are shuffled first, so that neighbours do not exclude each other.
     pub fn with_weights(mut self, weights: &[f32]) -> Self {
         if weights.iter().all(|weight| *weight == 1.0) {
             return self;
@@ -126,7 +130,8 @@ impl Order {
         self
     }
 
-    /// Samples in an epoch: the rows of the selection, or with weights ⌊their sum⌋.
+    /// Returns the samples per epoch: the rows of the selection or, with weights, their sum rounded
+    /// down.
     pub fn epoch_len(&self) -> u64 {
         match &self.weights {
             None => self.starts.last().copied().unwrap_or(0),
@@ -134,15 +139,17 @@ impl Order {
         }
     }
 
-    /// The row of the selection at a position of an epoch, or `None` behind its end. Costs an epoch and a window: to walk, use
-    /// [`Order::epoch`] and [`Order::window`].
+    /// Returns the row of the selection at a position of an epoch, or `None` after its end.
+    ///
+    /// Each call computes an epoch and a window. To walk, use [`Order::epoch`] and
+    /// [`Order::window`].
     pub fn row(&self, epoch: u64, position: u64) -> Option<u64> {
         let epoch = self.epoch(epoch);
         let window = self.window(&epoch, epoch.window_of(position)?);
         window.rows.get((position - window.first) as usize).copied()
     }
 
-    /// The windows of an epoch.
+    /// Returns the windows of an epoch.
     pub fn epoch(&self, number: u64) -> Epoch {
         let mut blocks: Vec<u32> = (0..self.starts.len() as u32 - 1).collect();
         self.random(BLOCKS, number, 0).shuffle(&mut blocks);
@@ -151,13 +158,14 @@ impl Order {
         let mut position = 0;
         for window in blocks.chunks(self.window_blocks) {
             position += window.iter().map(|block| self.block_samples(*block, offset)).sum::<u64>();
-            // The comb may have one tooth more than there are whole weights.
+            // The comb may have one tooth more than the total weight.
             window_starts.push(position.min(self.epoch_len()));
         }
         Epoch { number, blocks, window_starts, offset }
     }
 
-    /// The rows of a window of an epoch of this order, shuffled. An index behind the last window gives an empty one.
+    /// Returns the shuffled rows of a window of an epoch. An index after the last window gives an
+    /// empty one.
     pub fn window(&self, epoch: &Epoch, index: usize) -> Window {
         let first = epoch.window_starts.get(index).copied().unwrap_or_else(|| self.epoch_len());
         let mut rows = Vec::new();
@@ -172,7 +180,7 @@ impl Order {
         Window { first, rows }
     }
 
-    /// The rows of a block, each as often as it comes in an epoch.
+    /// Adds the rows of a block, each as often as it comes in an epoch.
     fn repeat(&self, weights: &Weights, block: u32, epoch: &Epoch, rows: &mut Vec<u64>) {
         let mut order: Vec<u64> = self.block_rows(block).collect();
         self.random(ROWS_OF_BLOCK, epoch.number, u64::from(block)).shuffle(&mut order);
@@ -209,7 +217,7 @@ impl Epoch {
         self.window_starts.len() - 1
     }
 
-    /// The window that holds a position, or `None` behind the end of the epoch.
+    /// Returns the window that holds a position, or `None` after the end of the epoch.
     pub fn window_of(&self, position: u64) -> Option<usize> {
         let after = self.window_starts.partition_point(|start| *start <= position);
         (after < self.window_starts.len()).then(|| after - 1)

@@ -1,7 +1,9 @@
-//! The perceptual hash of an image: 64 bits, of which near-duplicates share most. Pure.
+//! The perceptual hash of an image: 64 bits, most of which near-duplicates share. Pure.
 //!
-//! It is `imagehash.phash` of Python's ImageHash with its defaults: grey (Pillow's weights), 32 × 32 with Lanczos, DCT-II over
-//! columns and rows, the 8 × 8 lowest frequencies, one bit each: above the median or not. The first bit is the highest.
+//! It equals `imagehash.phash` of Python's ImageHash with its defaults. The image becomes grey
+//! (Pillow's weights) and 32 × 32 (Lanczos). A DCT-II over columns and rows follows. Each of the 8
+//! × 8 lowest frequencies gives one bit: whether it is above the median. The first bit is the
+//! highest.
 
 use std::f64::consts::PI;
 
@@ -14,13 +16,15 @@ const SIDE: usize = 32;
 /// Frequencies kept in each direction.
 const KEPT: usize = 8;
 
-/// Hamming distance of two such hashes: 0 to about 10 for the same picture in another size or quality, about 32 for unrelated
-/// ones.
+/// Computes the perceptual hash of an image.
+///
+/// The Hamming distance of two hashes is 0 to about 10 for one picture in other sizes or qualities,
+/// and about 32 for unrelated pictures.
 pub fn perceptual_hash(image: &RgbImage) -> Result<u64, ImageError> {
     hash_of_gray(image.width, image.height, &gray(image))
 }
 
-/// Grey levels u8 [H, W].
+/// Returns the grey levels, u8 [H, W].
 pub(crate) fn gray(image: &RgbImage) -> Vec<u8> {
     image.pixels.chunks_exact(3).map(luma).collect()
 }
@@ -36,13 +40,13 @@ pub(crate) fn hash_of_gray(width: u32, height: u32, gray: &[u8]) -> Result<u64, 
     Ok(frequencies.iter().fold(0, |hash, value| (hash << 1) | u64::from(*value > median)))
 }
 
-/// ITU-R 601-2, in Pillow's fixed point (`Convert.c`, L24).
+/// Returns the luma of ITU-R 601-2, in Pillow's fixed point (`Convert.c`, L24).
 fn luma(pixel: &[u8]) -> u8 {
     let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
     ((r * 19_595 + g * 38_470 + b * 7_471 + 0x8000) >> 16) as u8
 }
 
-/// DCT-II without normalisation of a thumbnail [SIDE, SIDE]: [KEPT, KEPT].
+/// Computes the DCT-II without normalisation of a thumbnail [SIDE, SIDE]. Returns [KEPT, KEPT].
 fn lowest_frequencies(thumbnail: &[u8]) -> [f64; KEPT * KEPT] {
     let cosine = |frequency: usize, place: usize| {
         (PI * frequency as f64 * (2 * place + 1) as f64 / (2 * SIDE) as f64).cos()

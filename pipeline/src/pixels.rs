@@ -1,4 +1,5 @@
-//! Which part of an image becomes a sample: training crops are torchvision's, evaluation is OpenCLIP's. Pure functions.
+//! The part of an image that becomes a sample: torchvision's crops for training, OpenCLIP's
+//! transform for evaluation. Pure functions.
 
 use diptych_sample::{Interpolation, resize};
 use diptych_schemas::AugmentConfig;
@@ -6,14 +7,16 @@ use diptych_schemas::AugmentConfig;
 use crate::random::Random;
 use crate::{CropBox, ImageError, RgbImage};
 
-/// Tries before torchvision's `RandomResizedCrop` falls back to a central crop.
+/// Attempts before torchvision's `RandomResizedCrop` falls back to a central crop.
 const CROP_TRIES: usize = 10;
 
-/// Longest side of an image over its shortest that the evaluation resizes as a whole; of a longer one only the middle is
-/// seen, so what lies farther out is cut off first. A strip of 1 × 100,000 pixels would else be resized to gigabytes.
+/// Longest aspect ratio that the evaluation resizes as a whole. Only the middle of a longer image
+/// is visible, so its ends are cut off first. Otherwise, a strip of 1 × 100,000 pixels would be
+/// resized to gigabytes.
 const LONGEST_ASPECT: u32 = 64;
 
-/// torchvision's `RandomResizedCrop.get_params`: a pure function of the seed.
+/// Chooses a crop like torchvision's `RandomResizedCrop.get_params`, as a pure function of the
+/// seed.
 pub fn random_resized_crop_box(
     width: u32,
     height: u32,
@@ -47,12 +50,13 @@ pub fn random_resized_crop_box(
     CropBox { x: (width - w) / 2, y: (height - h) / 2, width: w, height: h }
 }
 
-/// The crop, resized to size × size with bicubic: u8 [size, size, 3]. A crop that leaves the image is an error.
+/// Resizes the crop to size × size with bicubic interpolation: u8 [size, size, 3]. A crop that
+/// leaves the image is an error.
 pub fn crop_resize(image: &RgbImage, crop: CropBox, size: u32) -> Result<Vec<u8>, ImageError> {
     resize(image, crop, size, size, Interpolation::Bicubic, Vec::new(), &mut Vec::new())
 }
 
-/// How an evaluation makes a square of an image. It belongs to the model.
+/// The way in which an evaluation makes an image square. It belongs to the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EvalResize {
     pub interpolation: Interpolation,
@@ -62,21 +66,21 @@ pub struct EvalResize {
 /// OpenCLIP's `resize_mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fit {
-    /// The shortest edge fits; the middle of the other one is seen.
+    /// The shortest edge fits; the middle of the other edge is visible.
     #[default]
     Shortest,
-    /// Both edges fit: the picture is squashed.
+    /// Both edges fit: the image is distorted.
     Squash,
-    /// The longest edge fits; beside the other one there is grey of this level.
+    /// The longest edge fits; the rest of the other edge is grey of this level.
     Longest { fill: u8 },
 }
 
-/// OpenCLIP's `image_transform(is_train=False)`: u8 [size, size, 3].
+/// Applies OpenCLIP's `image_transform(is_train=False)`: u8 [size, size, 3].
 pub fn eval_transform(image: &RgbImage, size: u32, how: EvalResize) -> Result<Vec<u8>, ImageError> {
     eval_transform_reusing(image, size, how, &mut Vec::new())
 }
 
-/// [`eval_transform`] with the memory of an earlier one, as [`resize`] takes it.
+/// Applies [`eval_transform`] with a reused buffer, like [`resize`].
 pub(crate) fn eval_transform_reusing(
     image: &RgbImage,
     size: u32,
@@ -100,7 +104,8 @@ pub(crate) fn eval_transform_reusing(
         }
         Fit::Squash => to(whole, size, size),
         Fit::Longest { fill } => {
-            // OpenCLIP's ResizeKeepRatio: round(side / ratio), ties to even. It fails where a side becomes 0.
+            // OpenCLIP's ResizeKeepRatio: round(side / ratio), ties to even. OpenCLIP fails if a
+            // side becomes 0.
             let ratio = f64::from(image.width.max(image.height)) / f64::from(size);
             let scaled =
                 |side: u32| ((f64::from(side) / ratio).round_ties_even() as u32).clamp(1, size);
@@ -110,7 +115,8 @@ pub(crate) fn eval_transform_reusing(
     }
 }
 
-/// The whole picture with its longer edge made as short as `longest`, to be looked at. A smaller one stays as it is.
+/// Shrinks the whole image so that its longer edge is `longest`, for viewing. A smaller image stays
+/// unchanged.
 pub fn fitted(image: RgbImage, longest: u32) -> Result<RgbImage, ImageError> {
     let scale = f64::from(longest) / f64::from(image.width.max(image.height));
     if scale >= 1.0 {
@@ -124,7 +130,7 @@ pub fn fitted(image: RgbImage, longest: u32) -> Result<RgbImage, ImageError> {
     Ok(RgbImage { width, height, pixels })
 }
 
-/// torchvision's CenterCrop: int(round((side − size) / 2)), ties to even.
+/// Crops the centre like torchvision's CenterCrop: int(round((side − size) / 2)), ties to even.
 fn centre(resized: &[u8], width: u32, height: u32, size: u32) -> Vec<u8> {
     let offset = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as usize;
     let (left, top) = (offset(width), offset(height));
@@ -136,7 +142,8 @@ fn centre(resized: &[u8], width: u32, height: u32, size: u32) -> Vec<u8> {
     pixels
 }
 
-/// OpenCLIP's CenterCropOrPad of a picture that is nowhere larger: (size − side) / 2 before it, rounded down.
+/// Pads an image that is not larger like OpenCLIP's CenterCropOrPad: (size − side) / 2 before it,
+/// rounded down.
 fn padded(resized: &[u8], width: u32, height: u32, size: u32, fill: u8) -> Vec<u8> {
     let (left, top) = (((size - width) / 2) as usize, ((size - height) / 2) as usize);
     let (row, size) = (3 * width as usize, size as usize);

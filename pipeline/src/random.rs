@@ -1,5 +1,8 @@
-//! Random numbers as a function of their coordinates (seed, epoch, sample, …), so that nothing has to be kept or replayed to
-//! go on in the middle. Written out here, since the order of a run must not change with the version of a library.
+//! Random numbers as a function of their coordinates (seed, epoch, sample, …). So nothing has to be
+//! stored or replayed to resume in the middle.
+//!
+//! The generator is written out here, because the order of a run must not change with the version
+//! of a library.
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): the n-th number is a mix of seed + n · γ.
 #[derive(Clone, Debug)]
@@ -10,21 +13,23 @@ pub struct Random {
 /// γ: the odd number nearest to 2⁶⁴ / golden ratio.
 const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Stafford's variant 13 of MurmurHash3's finalizer, as in SplitMix64: every input bit changes half of the output bits.
+/// Mixes a number so that each input bit changes half of the output bits. It is Stafford's variant
+/// 13 of MurmurHash3's finalizer, as in SplitMix64.
 pub(crate) fn mix(mut value: u64) -> u64 {
     value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     value ^ (value >> 31)
 }
 
-/// One seed out of several coordinates; their order counts.
+/// Combines several coordinates into one seed. Their order matters.
 pub fn seed_of(coordinates: &[u64]) -> u64 {
     coordinates.iter().fold(GAMMA, |seed, coordinate| {
         mix(seed.wrapping_add(GAMMA) ^ mix(coordinate.wrapping_add(GAMMA)))
     })
 }
 
-/// A number in [0, 1) out of the first 53 bits: a double has no more, so more would round up to 1.
+/// Returns a number in [0, 1) from the first 53 bits. A double has no more bits, so more would
+/// round up to 1.
 pub(crate) fn fraction_of(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
@@ -39,12 +44,12 @@ impl Random {
         mix(self.state)
     }
 
-    /// Uniform in [low, high), with 53 random bits.
+    /// Returns a uniform number in [low, high), with 53 random bits.
     pub fn uniform(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * fraction_of(self.next_u64())
     }
 
-    /// Uniform in 0..bound, without bias (Lemire, 2019). `bound` must be above 0.
+    /// Returns a uniform number in 0..bound, without bias (Lemire, 2019). `bound` must be above 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         let reject_below = bound.wrapping_neg() % bound;
         loop {
@@ -55,7 +60,7 @@ impl Random {
         }
     }
 
-    /// Fisher and Yates: each order is equally likely.
+    /// Shuffles by Fisher and Yates: each order is equally likely.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last as u64 + 1) as usize);

@@ -1,8 +1,9 @@
-//! From SQL to a selection: which pairs are trained on, in the order of their places, with where they come from.
+//! From SQL to a selection: the pairs to train on, in the order of their places, with their origin.
 //!
-//! The same SQL over the same dataset gives the same bytes, on any number of threads: what depends on chance, the clock or
-//! the order in which threads finish is refused or put in order (see `reproducible`). Only uids and weights travel through
-//! the query; places are looked up afterwards, never taken from it.
+//! Equal SQL over an equal dataset gives equal bytes, on any number of threads. Anything that
+//! depends on chance, the clock or the order in which threads finish is refused or ordered (see
+//! `reproducible`). Only uids and weights pass through the query. Places are looked up afterwards,
+//! never taken from it.
 
 mod condition;
 mod error;
@@ -33,24 +34,26 @@ pub use funnel::{FunnelStep, funnel};
 use places::Chosen;
 pub use thresholds::{Threshold, thresholds};
 
-/// What a selection came to.
+/// The result of a selection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SelectionReport {
-    /// Pairs selected.
+    /// Number of selected pairs.
     pub rows: u64,
-    /// Pairs in the dataset.
+    /// Number of pairs in the dataset.
     pub of: u64,
     /// Whether the SQL gave weights.
     pub weighted: bool,
     pub dataset_hash: ContentHash,
     pub selection_hash: ContentHash,
-    /// Rows that remain after each condition of the WHERE clause, the table's own first; empty where the SQL has no simple
-    /// WHERE clause, or where counting would read images.
+    /// Rows that remain after each condition of the WHERE clause, starting with the table itself.
+    /// Empty if the SQL has no simple WHERE clause, or if counting would read images.
     pub funnel: Vec<FunnelStep>,
 }
 
-/// Runs `sql` and writes the pairs that it gives to `output`, whole or not at all. `sql` is a query that gives a column `uid` and, if
-/// it likes, `weight`; or a condition over meta and scores; or empty, which means all pairs.
+/// Runs `sql` and writes the resulting pairs to `output`, as a whole or not at all.
+///
+/// `sql` is a query with a column `uid` and optionally `weight`, a condition over meta and scores,
+/// or empty, which means all pairs.
 pub async fn select(
     context: &SessionContext,
     sql: &str,
@@ -59,7 +62,7 @@ pub async fn select(
     select_of(context, sql, None, output).await
 }
 
-/// The same among the pairs of a selection, whose weights stay where `sql` gives none.
+/// Runs [`select`] among the pairs of a selection. Their weights stay if `sql` gives none.
 pub async fn select_of(
     context: &SessionContext,
     sql: &str,
@@ -70,12 +73,12 @@ pub async fn select_of(
     write(&selection, output, of, weighted, funnel)
 }
 
-/// The selection that [`select`] writes.
+/// Returns the selection that [`select`] writes.
 pub async fn choose(context: &SessionContext, sql: &str) -> Result<Selection, SelectError> {
     Ok(chosen_by(context, sql, None).await?.selection)
 }
 
-/// The selection that [`select_of`] writes.
+/// Returns the selection that [`select_of`] writes.
 pub async fn choose_of(
     context: &SessionContext,
     sql: &str,
@@ -84,7 +87,7 @@ pub async fn choose_of(
     Ok(chosen_by(context, sql, Some(part_of)).await?.selection)
 }
 
-/// A selection that is not written yet, and what its report says of it.
+/// A selection that is not written yet, with the data for its report.
 struct Choice {
     selection: Selection,
     of: u64,
@@ -126,7 +129,7 @@ async fn chosen_by(
     Ok(choice)
 }
 
-/// Drops what is not in `whole`. The provenance of what is left names both.
+/// Removes the pairs that are not in `whole`. The SQL of the result names both origins.
 fn keep_part(choice: &mut Choice, whole: &Selection) {
     let weights: HashMap<Uid, f32> =
         whole.uids.iter().copied().zip(whole.weights.iter().copied()).collect();
@@ -171,7 +174,7 @@ async fn chosen(context: &SessionContext, sql: &str) -> Result<Choice, SelectErr
     Ok(Choice { selection, of: dataset.manifest().pairs, weighted, funnel })
 }
 
-/// Runs a query that gives the same rows every time, in whatever order.
+/// Runs a query that gives equal rows every time, in any order.
 pub(crate) async fn reproducible_rows(
     context: &SessionContext,
     sql: &str,
@@ -192,7 +195,7 @@ async fn execute_reproducibly(
     execute(sql, state, ordered.plan).await
 }
 
-/// Writes pairs that something else than a query chose. `made_by` stands in the selection as its SQL.
+/// Writes pairs that were not chosen by a query. `made_by` is stored as the selection's SQL.
 pub(crate) async fn write_chosen(
     context: &SessionContext,
     pairs: Vec<(Uid, f32)>,
@@ -214,7 +217,8 @@ pub(crate) async fn write_chosen(
     write(&selection, output, dataset.manifest().pairs, weighted, Vec::new())
 }
 
-/// The plan that gives only the uid, and the weight as f64 where there is one. Nothing else is computed then.
+/// Reduces a plan to the uid and, if present, the weight as f64. Other columns are not computed
+/// then.
 fn uid_and_weight(plan: LogicalPlan) -> Result<LogicalPlan, SelectError> {
     let schema = plan.schema().clone();
     let only = |name: &'static str| {
@@ -237,7 +241,7 @@ fn uid_and_weight(plan: LogicalPlan) -> Result<LogicalPlan, SelectError> {
         return Err(SelectError::WrongType {
             column: column::UID,
             found: uid.data_type().clone(),
-            expected: "uids as they stand in meta",
+            expected: "uids as in meta",
         });
     }
     let mut columns = vec![Expr::Column(Column::new(qualifier.cloned(), column::UID))];

@@ -1,5 +1,5 @@
-//! A selection: which pairs of a dataset are used, and the SQL that chose them. Immutable once written; the same rows have
-//! the same hash and the same bytes.
+//! A selection: the chosen pairs of a dataset and the SQL that chose them. Immutable once written;
+//! equal rows give an equal hash and equal bytes.
 
 mod origin;
 
@@ -32,36 +32,39 @@ const WRITTEN_ROWS: usize = 1 << 16;
 /// Rows that are hashed at once.
 const HASHED_ROWS: usize = 1 << 10;
 
-/// What can be wrong with a selection file.
+/// An error in a selection file.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectionError {
     #[error(
         "{}",
-        unreadable(path, message, &format!("cannot be read as a selection: {message}. Make one with `diptych select`"))
+        unreadable(path, message, &format!("not a readable selection: {message}. Make one with \
+            `diptych select`"))
     )]
     Unreadable { path: PathBuf, message: String },
     #[error(
-        "row {row} of the selection has weight {weight}; a weight is a finite number above 0. Select again with `diptych select`"
+        "row {row} of the selection has weight {weight}, but a weight must be a finite number \
+         above 0. Select again with `diptych select`"
     )]
     Weight { row: usize, weight: f32 },
     #[error(
-        "the weights of the selection add up to {sum:e}, which is the number of samples in an epoch; it must be between 1 and {most:e}. \
-         Multiply the weights by a number that brings their sum there, and select again"
+        "the weights of the selection add up to {sum:e}. This is the number of samples per epoch, \
+         and must be between 1 and {most:e}. Scale the weights accordingly and select again"
     )]
     WeightSum { sum: f64, most: f64 },
     #[error(
-        "{selection} is a selection of another dataset: it was made from {made_from}, not from {dataset} ({content}). Name the dataset \
-         that it was made from, or make a selection of {dataset} with `diptych select`"
+        "{selection} is a selection of another dataset: it was made from {made_from}, not from \
+         {dataset} ({content}). Use the dataset that it was made from, or make a selection of \
+         {dataset} with `diptych select`"
     )]
     OtherDataset { selection: PathBuf, made_from: String, dataset: PathBuf, content: String },
     #[error(transparent)]
     Schema(#[from] SchemaError),
 }
 
-/// Largest sum of weights: samples in an epoch.
+/// Largest sum of weights, which is the number of samples per epoch.
 const MOST_SAMPLES: f64 = (1_u64 << 36) as f64;
 
-/// The selected rows, ordered by place in the dataset, as one array a column.
+/// The selected rows, ordered by place in the dataset, one array per column.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
     pub uids: Vec<Uid>,
@@ -70,16 +73,17 @@ pub struct Selection {
     /// Row within the row group.
     pub rows: Vec<u32>,
     pub weights: Vec<f32>,
-    /// The SQL that made it, as it was given.
+    /// The SQL that made the selection, as it was given.
     pub sql: String,
-    /// [`diptych_schemas::DatasetManifest::content_hash`] of the dataset that it was made from.
+    /// [`diptych_schemas::DatasetManifest::content_hash`] of the dataset that the selection was
+    /// made from.
     pub dataset_hash: ContentHash,
-    /// The file that it was read from; none where it was made by this process.
+    /// The file that the selection was read from, or `None` if this process made it.
     pub file: Option<PathBuf>,
 }
 
 impl Selection {
-    /// No pairs yet.
+    /// Creates a selection without pairs.
     pub(crate) fn empty(sql: String, dataset_hash: ContentHash) -> Self {
         Self {
             uids: Vec::new(),
@@ -93,7 +97,7 @@ impl Selection {
         }
     }
 
-    /// Appends a pair; its place is shard, row group and row.
+    /// Appends a pair. Its place is shard, row group and row.
     pub(crate) fn push(&mut self, uid: Uid, [shard, row_group, row]: [u32; 3], weight: f32) {
         self.uids.push(uid);
         self.shards.push(shard);
@@ -110,12 +114,12 @@ impl Selection {
         self.uids.is_empty()
     }
 
-    /// Samples in a pass over it: its rows, or with weights ⌊their sum⌋.
+    /// Returns the samples in a pass: the rows or, with weights, their sum rounded down.
     pub fn samples(&self) -> u64 {
         samples(&self.weights)
     }
 
-    /// Refuses weights that no order can be made of.
+    /// Refuses weights from which no order can be made.
     pub fn check_weights(&self) -> Result<(), SelectionError> {
         let mut sum = 0.0;
         for (row, &weight) in self.weights.iter().enumerate() {
@@ -130,7 +134,7 @@ impl Selection {
         Ok(())
     }
 
-    /// Hash of the rows and their weights: what the order of training depends on.
+    /// Returns a hash of the rows and their weights, on which the order of training depends.
     pub fn hash(&self) -> ContentHash {
         let mut hasher = Sha256::new();
         let mut bytes = Vec::with_capacity(HASHED_ROWS * 32);
@@ -148,8 +152,9 @@ impl Selection {
         ContentHash(hasher.finalize().into())
     }
 
-    /// Writes the file atomically and gives the [`Selection::hash`] that it wrote. The rows must be ordered by place. Weights
-    /// that a training would refuse are refused here.
+    /// Writes the file atomically and returns its [`Selection::hash`].
+    ///
+    /// The rows must be ordered by place. Refuses weights that a training would refuse.
     pub fn write(&self, path: &Path) -> Result<ContentHash, SelectionError> {
         self.check_weights()?;
         let schema = selection_schema();
@@ -213,7 +218,7 @@ impl Selection {
         let version = value(key::VERSION)?;
         if version != SELECTION_VERSION.to_string() {
             return Err(bad(format!(
-                "it has version {version}, this binary reads version {SELECTION_VERSION}"
+                "it has version {version}, but this binary reads version {SELECTION_VERSION}"
             )));
         }
         let expected = selection_schema();
@@ -238,9 +243,7 @@ impl Selection {
             selection.append(&batch).map_err(|e| bad(e.to_string()))?;
         }
         if selection.hash().to_string() != value(key::SELECTION_HASH)? {
-            return Err(bad(
-                "its rows do not have the hash that it was written with; it is damaged".into(),
-            ));
+            return Err(bad("its rows do not match its hash, so it is damaged".into()));
         }
         Ok(selection)
     }
@@ -266,8 +269,8 @@ impl Selection {
     }
 }
 
-/// No dictionaries and no statistics: uids are hashes, which nothing makes smaller, and places rise, so their differences are
-/// small and quickly written.
+/// Returns properties without dictionaries and statistics. Uids are hashes, which cannot be
+/// compressed. Places are in ascending order, so their differences are small and fast to write.
 fn properties() -> WriterProperties {
     let places = [column::SHARD, column::ROW_GROUP, column::ROW].map(ColumnPath::from);
     let properties = WriterProperties::builder()

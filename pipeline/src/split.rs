@@ -1,8 +1,10 @@
-//! A dataset in two parts, to train on and to hold out, with pairs of one group on the same side.
+//! The split of a dataset into a training and a held-out part, with all pairs of a group on one
+//! side.
 //!
-//! The side of a group follows from a hash: of the value that makes the group, or of its oldest pair. So a pair keeps its side when
-//! the dataset grows, as long as a share is held out: new pairs lie behind the older ones, and no group gets an older pair. Only
-//! where a new pair joins two groups do they become one, with the side of the older.
+//! The side of a group follows from a hash: of the value that defines the group, or of its oldest
+//! pair. So if a share is held out, a pair keeps its side when the dataset grows: new pairs come
+//! after the older ones, and no group gets an older pair. Only when a new pair joins two groups do
+//! they become one, with the side of the older group.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,13 +21,13 @@ use crate::sql::{SqlError, hash_fraction, parquet_file_table, query};
 
 /// Column of a table of groups, as `diptych dedup --groups` writes it.
 const GROUP: &str = "group";
-/// Name under which the file of groups is asked.
+/// Name of the table of groups in queries.
 const TABLE: &str = "groups_of_the_split";
 
-/// How much is held out.
+/// The amount that is held out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum HeldOut {
-    /// Part of the pairs, in (0, 1).
+    /// Share of the pairs, in (0, 1).
     Share(f64),
     Pairs(u64),
 }
@@ -33,34 +35,35 @@ pub enum HeldOut {
 impl fmt::Display for HeldOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Without the last digits of 100 * 0.07.
+            // Rounds away the last digits of 100 * 0.07.
             Self::Share(share) => write!(f, "{}%", (share * 1e8).round() / 1e6),
             Self::Pairs(pairs) => write!(f, "{pairs}"),
         }
     }
 }
 
-/// Which pairs stay together.
+/// The pairs that stay together.
 #[derive(Clone, Copy, Debug)]
 pub enum Grouping<'a> {
     /// Each pair is a group.
     Single,
-    /// Those of a Parquet file with columns uid and group; other pairs are groups of their own.
+    /// The groups of a Parquet file with columns uid and group. Each other pair is a group.
     File(&'a Path),
-    /// Those with the same value of an SQL expression over meta and scores; a pair without a value is a group of its own.
+    /// Pairs with an equal value of an SQL expression over meta and scores. A pair without a value
+    /// is a group.
     Value(&'a str),
 }
 
-/// What is split, and how.
+/// The settings of a split.
 #[derive(Clone, Copy, Debug)]
 pub struct SplitSpec<'a> {
     pub heldout: HeldOut,
     pub grouping: Grouping<'a>,
-    /// Another number is another split.
+    /// Another seed gives another split.
     pub seed: u64,
 }
 
-/// What one side got.
+/// The result for one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Side {
     pub pairs: u64,
@@ -69,20 +72,21 @@ pub struct Side {
     pub selection_hash: ContentHash,
 }
 
-/// What a split came to.
+/// The result of a split.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SplitReport {
     pub train: Side,
     pub heldout: Side,
-    /// Groups that have more pairs than are to be held out: they are trained on.
+    /// Groups with more pairs than are held out. They are trained on.
     pub too_large: u64,
-    /// Pairs of the largest of these.
+    /// Pairs of the largest of these groups.
     pub largest: u64,
-    /// The share that holds out about as much, and keeps these sides when the dataset grows. None where a share was asked for.
+    /// A share that holds out about as much, and keeps these sides when the dataset grows. `None`
+    /// if a share was given.
     pub share: Option<f64>,
 }
 
-/// Why a dataset cannot be split.
+/// The reason why a dataset cannot be split.
 #[derive(Debug, thiserror::Error)]
 pub enum SplitError {
     #[error(transparent)]
@@ -90,21 +94,28 @@ pub enum SplitError {
     #[error(transparent)]
     File(#[from] SelectionError),
     #[error(
-        "{path}: a table of groups has the columns uid and group, as `diptych dedup --groups FILE` writes it; this one has: {columns}"
+        "{path}: a table of groups needs the columns uid and group, as `diptych dedup --groups \
+         FILE` writes them, but this one has: {columns}"
     )]
     NoGroups { path: PathBuf, columns: String },
-    #[error("{path}: pair {uid} is in more than one group")]
+    #[error(
+        "{path}: pair {uid} is in more than one group. Make the groups again with `diptych dedup \
+         --groups FILE`"
+    )]
     TwoGroups { path: PathBuf, uid: Uid },
     #[error(
-        "{path}: none of its pairs is in this dataset. Make the groups of this one: `diptych dedup --groups FILE`"
+        "{path}: none of its pairs is in this dataset. Make the groups of this dataset with \
+         `diptych dedup --groups FILE`"
     )]
     OtherDataset { path: PathBuf },
     #[error(
-        "no pair would be held out: --heldout {heldout} of {pairs} pairs in {groups} groups. Hold out more"
+        "no pair would be held out: --heldout {heldout} of {pairs} pairs in {groups} groups. Hold \
+         out more"
     )]
     NothingHeldOut { heldout: HeldOut, pairs: u64, groups: u64 },
     #[error(
-        "nothing would be left to train on: --heldout {heldout} of {pairs} pairs in {groups} groups. Hold out less"
+        "nothing would be left to train on: --heldout {heldout} of {pairs} pairs in {groups} \
+         groups. Hold out less"
     )]
     NothingLeft { heldout: HeldOut, pairs: u64, groups: u64 },
 }
@@ -137,7 +148,8 @@ pub async fn split(
         return Err(SplitError::NothingLeft { heldout: spec.heldout, pairs, groups: count });
     }
     kept.check_weights()?;
-    // A kill between the two must not leave a new file beside an old one that shares pairs with it.
+    // If the process is killed between the two writes, a new file must not be next to an old one
+    // that shares pairs with it.
     match std::fs::remove_file(train) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(SelectionError::from(SchemaError::io(train)(error)).into());
@@ -166,24 +178,24 @@ pub async fn split(
 }
 
 struct Group {
-    /// Of its pairs in what is split.
+    /// Number of its pairs in the input.
     pairs: u64,
-    /// Its place between 0 and 1: the largest are held out.
+    /// Its place between 0 and 1. The largest fractions are held out.
     fraction: f64,
 }
 
 struct Groups {
     all: Vec<Group>,
-    /// The group of each row of what is split.
+    /// The group of each input row.
     of_row: Vec<u32>,
-    /// Of a file of groups.
+    /// Hash of the file of groups, if there is one.
     file_hash: Option<ContentHash>,
 }
 
 struct Sides {
-    /// By group.
+    /// Whether each group is held out.
     held: Vec<bool>,
-    /// Pairs of groups that are larger than what is held out.
+    /// Pairs of each group that is larger than the held-out part.
     too_large: Vec<u64>,
     share: Option<f64>,
 }
@@ -244,7 +256,7 @@ impl Groups {
                 order.sort_by(|a, b| self.all[*b].fraction.total_cmp(&self.all[*a].fraction));
                 let mut left = wanted;
                 for group in order {
-                    // One that does not fit any more is passed over for smaller ones.
+                    // A group that does not fit is skipped in favour of smaller ones.
                     if self.all[group].pairs <= left {
                         left -= self.all[group].pairs;
                         sides.held[group] = true;
@@ -259,7 +271,7 @@ impl Groups {
         sides
     }
 
-    /// The options that decide the sides.
+    /// Describes the options that decide the sides.
     fn described(&self, spec: SplitSpec<'_>) -> String {
         let grouping = match (spec.grouping, self.file_hash) {
             (Grouping::File(_), Some(hash)) => format!(" --groups with sha256 {hash}"),
@@ -271,7 +283,8 @@ impl Groups {
     }
 }
 
-/// For each pair of a file of groups, the uid of the oldest pair of its group: of that with the first place in the dataset.
+/// Returns, for each pair of a file of groups, the uid of the oldest pair of its group. The oldest
+/// is the one with the first place in the dataset.
 async fn of_file(
     context: &SessionContext,
     path: &Path,
@@ -327,7 +340,7 @@ async fn of_file(
     Ok(group_of.into_iter().filter_map(key).collect())
 }
 
-/// The value of each pair that has one.
+/// Returns the value of each pair that has one.
 async fn of_value(
     context: &SessionContext,
     value: &str,
@@ -343,7 +356,8 @@ async fn of_value(
     Ok(found)
 }
 
-/// Gives `take` the uid in the first column with the second one's value as text, where there is one.
+/// Calls `take` with the uid in the first column and the value in the second as text, for each row
+/// with both.
 fn each_value(
     batch: &RecordBatch,
     mut take: impl FnMut(Uid, &str) -> Result<(), SplitError>,

@@ -1,11 +1,11 @@
-//! Where a dataset's files lie: in a folder, or in an object store or behind a web server, read by ranges.
+//! Access to the files of a dataset, in a folder, an object store or on a web server.
 //!
-//! 1. What comes from elsewhere is not believed: lengths are compared with what was asked for, nothing is set aside on the word
-//!    of a header, and pairs are compared with their hashes.
-//! 2. Waiting for the network happens on a small runtime of its own; its callers are ordinary threads, which wait for it and can
-//!    be told to stop.
-//! 3. Whatever can be had again is tried again, with growing pauses; what cannot ends with an error that names the URL, the range
-//!    and what to do.
+//! 1. Data from a server is not trusted. Lengths are compared with the request, no memory is
+//!    reserved on the word of a header, and pairs are compared with their hashes.
+//! 2. The network runs on a small runtime of its own. Callers are ordinary threads, which wait for
+//!    it and can be stopped.
+//! 3. Requests that may succeed later are repeated, with growing pauses. Other failures give an
+//!    error that names the URL, the range and what to do.
 
 mod cache;
 mod credentials;
@@ -25,7 +25,7 @@ pub use error::StorageError;
 pub(crate) use file::{Reader, StoredFile};
 use remote::Remote;
 
-/// Largest `dataset.json` that is read from elsewhere, in bytes.
+/// Largest `dataset.json` that is read from a server, in bytes.
 const MANIFEST_BYTES: u64 = 256 << 20;
 
 /// The files of one dataset.
@@ -36,7 +36,7 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
-    /// `stop` ends whatever waits for the network.
+    /// Opens a dataset. Setting `stop` ends all waiting for the network.
     pub(crate) fn open(
         dataset: &Path,
         config: &RemoteConfig,
@@ -47,12 +47,12 @@ impl Storage {
         } else if let Some((scheme, _)) = dataset.to_string_lossy().split_once("://")
             && !dataset.exists()
         {
-            // A folder may be called so; somebody who means a URL is told which there are.
+            // A folder may have such a name. A user who means a URL gets the list of known schemes.
             return Err(StorageError::Url {
                 url: dataset.display().to_string(),
                 message: format!(
-                    "there is no such folder, and {scheme}:// is not known here; a dataset is a folder or has a URL with s3, gs, az, \
-                     abfss, http or https"
+                    "there is no such folder, and the scheme {scheme}:// is unknown. A dataset is \
+                     a folder or a URL with s3, gs, az, abfss, http or https"
                 ),
             });
         } else {
@@ -74,7 +74,7 @@ impl Storage {
         }
     }
 
-    /// A file of the dataset, by its path under the dataset's own. `None`: it is not there.
+    /// Opens a file of the dataset by its full path. Returns `None` if it does not exist.
     pub(crate) fn file(&self, path: &Path) -> Result<Option<StoredFile>, StorageError> {
         match (&self.remote, path.strip_prefix(&self.dataset).ok().and_then(Path::to_str)) {
             (Some(remote), Some(name)) => Ok(remote.file(name)?.map(StoredFile::Remote)),

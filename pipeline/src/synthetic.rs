@@ -1,9 +1,10 @@
-//! Made-up meta for measuring curation at scale: a dataset of any number of rows without images.
+//! Artificial meta for measuring curation at scale: a dataset of any number of rows without images.
 //!
-//! Every row is a function of (seed, row), so shards are written side by side and nothing is remembered. Of 100 rows, 2 show
-//! the same blank image, 8 an image that another row has, 5 one that is near to another's (1 to 4 bits of the perceptual hash),
-//! 3 have one of four captions, 4 another row's caption, 5 one that is near to another's. Sizes are log-normal, words follow
-//! Zipf's law. A score `clip` is bell-shaped.
+//! Every row is a function of (seed, row), so shards are written in parallel without shared state.
+//! Of 100 rows, 2 show one blank image. 8 show an image of another row, and 5 one that is near to
+//! another's (1 to 4 bits of the perceptual hash). 3 have one of four captions, 4 another row's
+//! caption, and 5 one that is near to another's. Sizes are log-normal, words follow Zipf's law. The
+//! score `clip` has a normal distribution.
 
 use std::fs;
 use std::io;
@@ -28,17 +29,17 @@ use crate::checksums::ParquetWriter;
 use crate::ingest::{META_ROWS, meta_properties, narrow_properties};
 use crate::random::{Random, seed_of};
 
-/// Rows of a shard, about what a shard of photographs has.
+/// Rows per shard, about as in a shard of photographs.
 const SHARD_ROWS: u64 = 1 << 18;
 /// Images in a row group of 96 MiB.
 const GROUP_ROWS: u64 = 960;
-/// Words that captions are made of.
+/// Number of words that captions are made of.
 const VOCABULARY: u64 = 20_000;
 const HOT_CAPTIONS: [&str; 4] = ["image", "photo", "untitled", "product image"];
-/// No row has this number: it names the blank image.
+/// The number of the blank image. No row has this number.
 const BLANK: u64 = u64::MAX;
 
-/// What the hundredth of a row's draw means; the rest have an image and a caption of their own.
+/// The kind of a row, drawn in hundredths. Most rows have their own image and caption.
 struct Kind {
     image: Source,
     caption: Source,
@@ -47,7 +48,7 @@ struct Kind {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Own,
-    /// The same for many rows.
+    /// One that many rows share.
     Hot,
     Another,
     NearAnother,
@@ -62,7 +63,7 @@ pub fn write_synthetic_dataset(
     if folder.exists() {
         return Err(SchemaError::io(folder)(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            "it exists already",
+            "it already exists",
         )));
     }
     let scores = score_folder(folder, "clip");
@@ -199,11 +200,11 @@ impl Kind {
     }
 }
 
-/// The row whose image a row shows, and its perceptual hash.
+/// Returns the row whose image a row shows, and its perceptual hash.
 fn image_of(seed: u64, number: u64) -> (u64, u64) {
     let mut random = Random::new(seed_of(&[seed, number, 1]));
     let mut another = || image_of(seed, random.below(number));
-    // Row 0 has none before it.
+    // Row 0 has no row before it.
     match Kind::of(seed, number).image {
         Source::Hot => (BLANK, 0),
         Source::Another if number > 0 => another(),
@@ -226,7 +227,7 @@ fn caption_of(seed: u64, number: u64) -> String {
         Source::NearAnother if number > 0 => {
             format!("{}, {}", another().to_uppercase(), random.below(10))
         }
-        // The same image with the same caption would be the same pair.
+        // An equal image with an equal caption would be an equal pair.
         _ if matches!(kind.image, Source::Hot | Source::Another) => {
             format!("{} {number}", own_caption(seed, number))
         }
@@ -238,7 +239,7 @@ fn phash_of(seed: u64, image: u64) -> u64 {
     seed_of(&[seed, image, 3])
 }
 
-/// 3 to 18 words, and a number in some.
+/// Makes a caption of 3 to 18 words, some with a number.
 fn own_caption(seed: u64, number: u64) -> String {
     let mut random = Random::new(seed_of(&[seed, number, 4]));
     let words = (3.0 + 4.0 * (0.7 * normal(&mut random)).exp()).min(18.0) as u64;
@@ -258,7 +259,7 @@ fn own_caption(seed: u64, number: u64) -> String {
     caption
 }
 
-/// The word of a rank: frequent ones are short.
+/// Appends the word of a rank. Frequent words are short.
 fn push_word(rank: u64, caption: &mut String) {
     let mut random = Random::new(seed_of(&[rank, 7]));
     let letters = 2 + u64::from(rank.max(1).ilog2()) / 2 + random.below(3);
@@ -268,12 +269,13 @@ fn push_word(rank: u64, caption: &mut String) {
     }
 }
 
-/// Mean 0.24, deviation 0.06: as CLIP similarities of pairs from the web.
+/// Returns a normal number with mean 0.24 and deviation 0.06, like CLIP similarities of pairs from
+/// the web.
 fn bell(seed: u64, number: u64) -> f64 {
     0.24 + 0.06 * normal(&mut Random::new(seed_of(&[seed, number, 5])))
 }
 
-/// Box and Muller, 1958.
+/// Returns a standard normal number (Box and Muller, 1958).
 fn normal(random: &mut Random) -> f64 {
     let (radius, angle) = (random.uniform(1e-12, 1.0), random.uniform(0.0, std::f64::consts::TAU));
     (-2.0 * radius.ln()).sqrt() * angle.cos()

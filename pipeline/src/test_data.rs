@@ -1,4 +1,4 @@
-//! For tests: reference files, and small datasets on disk.
+//! Test helpers: reference files, and small datasets on disk.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,7 +19,8 @@ use parquet::file::properties::WriterProperties;
 
 use crate::Selection;
 
-/// The members of `photos.tar` with an ending, by name. Only for tests that need the test data.
+/// Returns the members of `photos.tar` with a file extension, by name. Only for tests that need the
+/// test data.
 pub(crate) fn photos(ending: &str) -> BTreeMap<String, Vec<u8>> {
     let mut archive =
         tar::Archive::new(File::open(diptych_test_support::data("photos.tar")).unwrap());
@@ -36,12 +37,13 @@ pub(crate) fn photos(ending: &str) -> BTreeMap<String, Vec<u8>> {
     members
 }
 
-/// A file of `tests/data/pictures/`: JPEGs of many kinds and sizes, with the pixels and hashes that other libraries give for them.
+/// Returns the path of a file in `tests/data/pictures/`: JPEGs of many kinds and sizes, with the
+/// pixels and hashes that other libraries compute.
 pub(crate) fn picture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pictures").join(name)
 }
 
-/// The u8 tensors of a safetensors file, by name.
+/// Returns the u8 tensors of a safetensors file, by name.
 pub(crate) fn u8_tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let file = std::fs::read(path).unwrap();
     let header = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
@@ -56,21 +58,24 @@ pub(crate) fn u8_tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// A file of `sample/testdata/`.
+/// Reads a file of `sample/testdata/`.
 pub(crate) fn own(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("sample/testdata").join(name)).unwrap()
 }
 
-/// A small dataset on disk, and the selection of all of its pairs.
+/// A small dataset on disk, and the selection of all its pairs.
 pub(crate) struct TestDataset {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) selection: Selection,
-    /// Files' bytes and captions, in the selection's order.
+    /// Image files and captions, in the selection's order.
     pub(crate) pairs: Vec<(Vec<u8>, String)>,
 }
 
-/// Writes `pairs` as a dataset: so many rows in a row group of a blob, so many row groups in a shard. Row groups of `meta` are
-/// cut elsewhere, as ingest may do it. A column `alt` of its source has a text in every other row, and is not in shard 0.
+/// Writes `pairs` as a dataset with the given rows per row group of a blob and row groups per
+/// shard.
+///
+/// Row groups of `meta` have other borders, as ingest may write them. A column `alt` of its source
+/// has a text in every other row, and is missing in shard 0.
 pub(crate) fn dataset(
     pairs: Vec<(Vec<u8>, String)>,
     rows_a_group: usize,
@@ -126,7 +131,7 @@ fn blob_batch(pairs: &[(Vec<u8>, String)], uids: &[Uid]) -> RecordBatch {
     RecordBatch::try_new(blob_schema(), vec![uid_column(uids), Arc::new(images)]).unwrap()
 }
 
-/// Only what a loader looks at has its true value.
+/// Creates the meta of a shard. Only columns that a loader reads have true values.
 fn meta_batch(
     pairs: &[(Vec<u8>, String)],
     uids: &[Uid],
@@ -186,7 +191,7 @@ fn write_parquet(path: &Path, batch: &RecordBatch, rows_a_group: usize, compress
     writer.close().unwrap();
 }
 
-/// A PNG of its own for each number.
+/// Creates a different PNG for each number.
 pub(crate) fn png(number: usize) -> Vec<u8> {
     let (width, height) = (9 + number as u32 % 7, 8 + number as u32 % 5);
     let pixel = |x: u32, y: u32| image::Rgb([(x * 19) as u8, (y * 23) as u8, number as u8]);

@@ -1,4 +1,5 @@
-//! Deduplication of made-up datasets: the same result for any number of threads and any memory, and what embeddings add.
+//! Deduplication of artificial datasets: an equal result for any number of threads and any memory,
+//! and the effect of embeddings.
 
 #![allow(
     clippy::unwrap_used,
@@ -48,7 +49,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Runtime::new().unwrap().block_on(future)
 }
 
-/// One number of a query over a dataset and the files of a deduplication.
+/// Returns one number from a query over a dataset and the files of a deduplication.
 fn number(folder: &Path, sql: &str) -> i64 {
     wait(async {
         let context = open(folder, 2);
@@ -88,15 +89,16 @@ fn result_is_the_same_for_any_number_of_threads_and_any_memory() {
         assert_eq!(other.0, first.0);
         assert!(other.1 == first.1 && other.2 == first.2);
     }
-    // What was made: of 100 rows 2 have a blank image, 8 another's, 5 one near to another's; 3 one of four captions, 4 another's,
-    // 5 one near to another's. Five deviations of a binomial count.
+    // The input: of 100 rows, 2 have a blank image, 8 another's, 5 one near to another's; 3 have
+    // one of four captions, 4 another's, 5 one near to another's. The limits are five deviations of
+    // a binomial count.
     let about = |found: u64, percent: f64| {
         let mean = 12_000.0 * percent / 100.0;
         assert!((found as f64 - mean).abs() < 5.0 * mean.sqrt(), "{found} and not {mean}");
     };
     let dropped: Vec<u64> = first.0.tiers.iter().map(|tier| tier.dropped).collect();
     about(dropped[0], 10.0);
-    // Of two that are near to a third, one may stay beside the other.
+    // Of two that are near to a third, one may stay in addition.
     assert!((400..=640).contains(&dropped[1]), "{dropped:?}");
     // A number at the end of a short caption changes more than a fifth of its shingles.
     assert!(
@@ -110,8 +112,9 @@ fn result_is_the_same_for_any_number_of_threads_and_any_memory() {
             >= number(&data, "SELECT count(*) FROM meta WHERE phash = 0") as u64
     );
 
-    // The best score of a group is the one that stays; it is the dataset's, by uid.
-    let worse = "SELECT count(*) FROM groups a JOIN groups b ON a.\"group\" = b.\"group\" AND a.kept AND NOT b.kept
+    // The pair with the best score of a group stays; it is the dataset's, by uid.
+    let worse = "SELECT count(*) FROM groups a JOIN groups b ON a.\"group\" = b.\"group\" AND \
+                 a.kept AND NOT b.kept
          JOIN scored sa ON a.uid = sa.uid JOIN scored sb ON b.uid = sb.uid WHERE sa.clip < sb.clip";
     assert_eq!(number(&data, worse), 0);
     assert_eq!(
@@ -152,7 +155,8 @@ fn hashes_that_stay_are_apart_by_brute_force() {
     }
 }
 
-/// Embeddings of forty pairs: 4 · k … 4 · k + 3 are near to each other, but for the last, which lacks one.
+/// Embeddings of forty pairs: 4 · k … 4 · k + 3 are near to each other, except for the last, which
+/// has none.
 fn write_embeddings(folder: &Path, shards: &[Vec<Pair>], dimension: usize, producer: &str) {
     for (number, rows) in (0_u32..).zip(shards) {
         let values: Vec<f16> = rows
@@ -234,7 +238,7 @@ fn near_embeddings_are_found_within_clusters() {
         hashes.push(Selection::read(&kept).unwrap().hash());
     }
     assert!(hashes.iter().all(|hash| *hash == hashes[0]));
-    // 1 - 1 / (1 + 0.05²) for two vectors with one number of their own each.
+    // 1 - 1 / (1 + 0.05²) for two vectors that each differ in one number.
     let batches = wait(async {
         context.register_table("groups", parquet_file_table(&groups).unwrap()).unwrap();
         query(&context, "SELECT max(distance) FROM groups").await.unwrap().collect().await.unwrap()
@@ -250,7 +254,8 @@ fn near_embeddings_are_found_within_clusters() {
         "{error}"
     );
 
-    // Against an evaluation set with embeddings of the same model: those that are near to it go, whatever they are among themselves.
+    // Against an evaluation set with embeddings of one model: pairs near to it are dropped,
+    // whatever they are among themselves.
     let evaluation = tempfile::tempdir().unwrap();
     let held = [vec![shards[1][0].clone()]];
     write_dataset(evaluation.path(), &held);
@@ -267,7 +272,8 @@ fn near_embeddings_are_found_within_clusters() {
     );
 }
 
-/// A million equal values cost no more than one: here many of each kind, which squared would take hours.
+/// A million equal values cost no more than one: here many of each kind, which squared would take
+/// hours.
 #[test]
 fn hot_spots_are_not_quadratic() {
     let folder = tempfile::tempdir().unwrap();
@@ -278,7 +284,7 @@ fn hot_spots_are_not_quadratic() {
             ..common::pair(n)
         })
         .collect();
-    // Every image stands there a hundred times, so captions make the pairs.
+    // Every image occurs a hundred times, so captions make the pairs.
     write_dataset(folder.path(), &[rows]);
     let spec = spec(&[Tier::Sha256, Tier::Caption { jaccard: 0.9 }], "uid", 1 << 20);
     let report = wait(dedup(

@@ -1,4 +1,5 @@
-//! Splits of made-up datasets: groups stay whole, shares hold, and pairs keep their sides when a dataset grows.
+//! Splits of artificial datasets: groups stay whole, shares hold, and pairs keep their sides when a
+//! dataset grows.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +23,7 @@ use proptest::prelude::*;
 
 use common::{Pair, pair, stand_ins, write_dataset, write_parquet};
 
-/// Pairs a shard.
+/// Pairs per shard.
 const SHARD: usize = 400;
 
 fn open(folder: &Path) -> SessionContext {
@@ -34,7 +35,7 @@ fn dataset(folder: &Path, pairs: &[Pair]) {
     write_dataset(folder, &shards);
 }
 
-/// A file of groups: the numbers of their pairs.
+/// Writes a file of groups from the numbers of their pairs.
 fn write_groups(path: &Path, groups: &[Vec<u32>]) {
     let lines: Vec<(u32, u64)> = (1..)
         .zip(groups)
@@ -59,7 +60,7 @@ struct Split {
 }
 
 impl Split {
-    /// The side of each pair: whether it is held out.
+    /// Returns the side of each pair: whether it is held out.
     fn sides(&self) -> HashMap<Uid, bool> {
         let side = |selection: &Selection, held: bool| -> Vec<(Uid, bool)> {
             selection.uids.iter().map(|uid| (*uid, held)).collect()
@@ -83,7 +84,8 @@ fn run(folder: &Path, heldout: HeldOut, grouping: Grouping<'_>) -> Result<Split,
     Ok(Split { report, train, heldout })
 }
 
-/// Consecutive groups of these sizes, spread over the dataset so that a group has pairs in several shards.
+/// Consecutive groups of these sizes, spread over the dataset so that a group has pairs in several
+/// shards.
 fn spread(sizes: &[u32], pairs: u32) -> Vec<Vec<u32>> {
     let groups = sizes.len() as u32;
     let member = |group: u32, place: u32| group + place * groups;
@@ -111,14 +113,15 @@ proptest! {
             let groups = spread(&sizes, count);
             dataset(folder.path(), &pairs[..count as usize]);
             write_groups(&groups_file, &groups);
-            let split = run(folder.path(), HeldOut::Share(share), Grouping::File(&groups_file)).unwrap();
+            let split = run(folder.path(), HeldOut::Share(share), Grouping::File(&groups_file))
+                .unwrap();
             let sides = split.sides();
             prop_assert_eq!(sides.len(), count as usize);
             for group in &groups {
                 let held: HashSet<bool> = group.iter().map(|n| sides[&pair(*n).uid()]).collect();
                 prop_assert!(held.len() <= 1, "{:?} is on both sides", group);
             }
-            // 4 standard deviations of a draw of the groups, which have 5 pairs at most.
+            // 4 standard deviations of a draw of the groups, which have at most 5 pairs.
             let tolerance = 4.0 * (share * (1.0 - share) * 5.0 / f64::from(count)).sqrt();
             let found = split.heldout.len() as f64 / f64::from(count);
             prop_assert!((found - share).abs() < tolerance, "{} of {}", found, share);
@@ -148,7 +151,7 @@ fn number_is_held_out_exactly_where_groups_allow_it_and_a_larger_share_holds_out
     };
     let (little, more) = (held(0.05), held(0.2));
     assert!(little.is_subset(&more) && little.len() < more.len());
-    // What `hash_fraction` in a select gives.
+    // The result of `hash_fraction` in a select.
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let selected =
         runtime.block_on(choose(&open(folder.path()), "hash_fraction(uid) >= 0.8")).unwrap();
@@ -184,7 +187,7 @@ fn pairs_with_the_same_value_stay_together_and_those_without_one_are_alone() {
     }
     assert!(sides.values().all(|sides| sides.len() == 1), "{sides:?}");
     assert_eq!(sides.values().flatten().collect::<HashSet<_>>().len(), 2);
-    // Two of three pairs of the later shards have a category, each of 400 or so.
+    // Two of three pairs of the later shards have a category, each of about 400.
     let split = run(folder.path(), HeldOut::Share(0.3), Grouping::Value("category")).unwrap();
     assert!(
         split.heldout.len() > 50

@@ -5,17 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemars::schema_for;
+use schemars::{JsonSchema, schema_for};
 use serde_json::{Map, Value};
 
 use crate::TrainConfig;
+use crate::config_reference::{ValueKind, value_kind};
+use crate::words::{nearest, wrapped};
 
 /// Longest explanation above a key, in characters.
 const SHORT: usize = 120;
 /// Longest line of a full explanation, in characters.
 const LINE: usize = 96;
-/// Least similarity at which a name counts as a typo; also used for unknown keys.
-const SIMILAR: f64 = 0.75;
 
 /// Example values of keys that have no default.
 const EXAMPLES: [(&str, &str); 19] = [
@@ -45,18 +45,25 @@ const EXAMPLES: [(&str, &str); 19] = [
 
 /// The explanation of a key or of a section.
 #[derive(Clone, Debug)]
-struct KeyDoc {
-    text: String,
+pub(crate) struct KeyDoc {
+    pub(crate) text: String,
+    /// The type of its values.
+    pub(crate) kind: ValueKind,
     /// Whether the key is a table with its own heading.
-    is_section: bool,
+    pub(crate) is_section: bool,
     /// Whether the key is part of a table inside a value, like those of `data.mix`.
-    is_within_a_value: bool,
+    pub(crate) is_within_a_value: bool,
 }
 
-type Docs = BTreeMap<String, KeyDoc>;
+pub(crate) type Docs = BTreeMap<String, KeyDoc>;
 
 fn docs() -> Docs {
-    let schema = schema_for!(TrainConfig).to_value();
+    docs_of::<TrainConfig>()
+}
+
+/// Returns the keys of a configuration, by their names with those of their tables.
+pub(crate) fn docs_of<T: JsonSchema>() -> Docs {
+    let schema = schema_for!(T).to_value();
     let mut docs = BTreeMap::new();
     let no_definitions = Map::new();
     let definitions = schema["$defs"].as_object().unwrap_or(&no_definitions);
@@ -81,7 +88,12 @@ fn add(
         let is_section = table.is_some_and(|(_, direct)| direct) && !within;
         docs.insert(
             key.clone(),
-            KeyDoc { text: plain(text), is_section, is_within_a_value: within },
+            KeyDoc {
+                text: plain(text),
+                kind: value_kind(property, definitions),
+                is_section,
+                is_within_a_value: within,
+            },
         );
         if let Some((table, _)) = table {
             add(table, &key, within || !is_section, definitions, docs);
@@ -91,7 +103,7 @@ fn add(
 
 /// Returns the definition that a property, an optional property or the items of a list refer to.
 /// The flag says whether the property itself refers to it.
-fn referred<'a>(
+pub(crate) fn referred<'a>(
     property: &'a Value,
     definitions: &'a Map<String, Value>,
 ) -> Option<(&'a Value, bool)> {
@@ -106,7 +118,7 @@ fn referred<'a>(
 }
 
 /// Returns a doc comment as running text.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace("[`", "`").replace("`]", "`")
 }
 
@@ -188,7 +200,7 @@ fn joined(section: &str, name: &str) -> String {
     if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
 }
 
-fn example(key: &str) -> Option<&'static str> {
+pub(crate) fn example(key: &str) -> Option<&'static str> {
     EXAMPLES.iter().find(|(known, _)| *known == key).map(|(_, example)| *example)
 }
 
@@ -204,12 +216,13 @@ pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, S
         let wanted = wanted.unwrap_or_default();
         let sections = docs.iter().filter(|(_, doc)| doc.is_section).map(|(key, _)| key.as_str());
         let listed: Vec<&str> = sections.collect();
-        let similarity = |key: &&String| {
-            let last = key.rsplit('.').next().unwrap_or(key);
-            strsim::jaro_winkler(wanted, key).max(strsim::jaro_winkler(wanted, last))
-        };
-        let nearest = docs.keys().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-        let guess = nearest.filter(|key| similarity(key) > SIMILAR);
+        // A key may be named without its section.
+        let last = |key: &'_ str| key.rsplit('.').next().unwrap_or_default().to_owned();
+        let names: Vec<String> = docs.keys().map(|key| last(key)).collect();
+        let by_name = nearest(wanted, names.iter().map(String::as_str))
+            .and_then(|name| docs.keys().find(|key| last(key) == name));
+        let whole = nearest(wanted, docs.keys().map(String::as_str)).map(str::to_owned);
+        let guess = if wanted.contains('.') { whole } else { by_name.cloned().or(whole) };
         let guess = guess.map_or_else(String::new, |key| format!("did you mean {key}? "));
         return Err(format!("there is no key {wanted}: {guess}Sections: {}", listed.join(", ")));
     }
@@ -220,19 +233,26 @@ pub fn explained(config: &TrainConfig, wanted: Option<&str>) -> Result<String, S
             format!("[{key}]")
         } else {
             match (values.get(key), example(key)) {
-                (Some(value), _) => format!("{key} = {value}"),
-                (None, Some(example)) => format!("{key}   (not set; for example {example})"),
-                (None, None) => key.clone(),
+                (Some(value), _) => format!("{key} = {value}   ({})", doc.kind),
+                (None, Some(example)) => {
+                    format!("{key}   ({}; not set; for example {example})", doc.kind)
+                }
+                (None, None) => format!("{key}   ({})", doc.kind),
             }
         };
         lines.push(head);
-        lines.extend(wrapped(&doc.text).into_iter().map(|line| format!("    {line}")));
+        lines.extend(wrapped(&doc.text, LINE).into_iter().map(|line| format!("    {line}")));
     }
     Ok(lines.join("\n") + "\n")
 }
 
 /// Returns each key with its value as TOML.
 fn values(config: &TrainConfig) -> BTreeMap<String, String> {
+    values_in(&config.to_toml())
+}
+
+/// Returns each key of a TOML text with its value as TOML.
+pub(crate) fn values_in(toml: &str) -> BTreeMap<String, String> {
     fn add(table: &toml::Table, prefix: &str, found: &mut BTreeMap<String, String>) {
         for (name, value) in table {
             let key = joined(prefix, name);
@@ -245,24 +265,10 @@ fn values(config: &TrainConfig) -> BTreeMap<String, String> {
         }
     }
     let mut found = BTreeMap::new();
-    if let Ok(table) = config.to_toml().parse::<toml::Table>() {
+    if let Ok(table) = toml.parse::<toml::Table>() {
         add(&table, "", &mut found);
     }
     found
-}
-
-fn wrapped(text: &str) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= LINE => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]
@@ -321,13 +327,14 @@ mod tests {
         let config = TrainConfig::parse(SMALLEST).unwrap();
         let eval = explained(&config, Some("eval")).unwrap();
         assert!(
-            eval.contains(
-                "eval.every_steps = 0\n    Evaluate every this many \
-            steps"
-            ),
+            eval.contains("eval.every_steps = 0   (whole number)\n    Evaluate every this many"),
             "{eval}"
         );
-        assert!(eval.contains("eval.selection   (not set") && !eval.contains("train."), "{eval}");
+        assert!(
+            eval.contains("eval.selection   (text; not set; for example")
+                && !eval.contains("train."),
+            "{eval}"
+        );
         assert!(explained(&config, Some("loader.remote.cache")).unwrap().lines().count() < 4);
         let error = explained(&config, Some("evla")).unwrap_err();
         assert!(error.contains("did you mean eval?"), "{error}");

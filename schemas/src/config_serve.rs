@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config_data::resolve;
@@ -10,7 +11,7 @@ use crate::config_keys;
 use crate::{PathRole, RemoteAccess, SchemaError};
 
 /// The service. `diptych config --serve` prints one with all its defaults.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServeConfig {
     /// State folder, which the service owns while it runs. Relative paths in this file are relative
@@ -36,7 +37,7 @@ pub struct ServeConfig {
 }
 
 /// A dataset with the name under which it is served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServedDataset {
     /// Letters, digits, `-`, `_`, `.`.
@@ -70,7 +71,7 @@ fn is_plain(c: char) -> bool {
 }
 
 /// Access control.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
     /// File of tokens, as `diptych token` writes it. Without it, everyone who reaches the address
@@ -80,15 +81,17 @@ pub struct AuthConfig {
 }
 
 /// Certificate and key in PEM format.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
+    /// File of the certificate and those that sign it, PEM.
     pub certificate: PathBuf,
+    /// File of the private key, PEM.
     pub key: PathBuf,
 }
 
 /// Limits of HTTP.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Largest body of a request in MiB.
@@ -112,12 +115,13 @@ impl HttpConfig {
 }
 
 /// Limits of one query, over HTTP or Flight SQL.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SqlLimits {
     /// Memory of one query in MiB, above which it spills to disk or fails. Results of its functions
     /// come on top, up to 96 MiB.
     pub memory_mib: u64,
+    /// Longest time of one query, in seconds.
     pub max_seconds: u64,
     /// Rows of a JSON answer. Flight SQL streams its rows and has no such limit.
     pub max_rows: u64,
@@ -126,7 +130,7 @@ pub struct SqlLimits {
 }
 
 /// Limits of jobs: how many run at once, and how often a failed one is repeated.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct JobsConfig {
     /// Jobs that run a model at the same time: train, embed, eval, and score with a model.

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::words::did_you_mean;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointConfig {
@@ -224,8 +226,9 @@ impl CheckpointConfig {
         let known = eval.metrics(averages);
         check(known.contains(&self.best_metric), || {
             format!(
-                "checkpoint.best_metric = {:?}: no such metric is recorded. Known metrics: {}",
+                "checkpoint.best_metric = {:?}: no such metric is recorded{}. Known metrics: {}",
                 self.best_metric,
+                did_you_mean(&self.best_metric, known.iter().map(String::as_str)),
                 known.join(", ")
             )
         })

@@ -3,6 +3,9 @@
 
 use std::path::PathBuf;
 
+use crate::DatasetManifest;
+use crate::words::did_you_mean_path;
+
 /// An error in the data that stages exchange.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
@@ -13,8 +16,9 @@ pub enum SchemaError {
     Io { path: PathBuf, source: std::io::Error },
 
     #[error(
-        "{path} is not a dataset: it has no dataset.json. Make one with `diptych ingest SOURCE… \
-         --dataset {path}`. If an ingest was stopped before its first shard, run it again"
+        "{path} is not a dataset: it has no dataset.json{}. Make one with `diptych ingest SOURCE… \
+         --dataset {path}`. If an ingest was stopped before its first shard, run it again",
+        did_you_mean_path(path, |other| DatasetManifest::path(other).is_file())
     )]
     NoDataset { path: PathBuf },
 

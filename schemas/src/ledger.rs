@@ -1,5 +1,6 @@
 //! The vocabulary of the ledger: why an input did not become a pair, or a pair not a sample.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Uid;
@@ -8,7 +9,7 @@ use crate::Uid;
 pub const RETRYABLE: &str = "retryable";
 
 /// The reason for an entry. Its text form is stored in the ledger's `reason` column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// A caption without an image: a tar member without a partner, a null, or a file that does not

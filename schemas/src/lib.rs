@@ -12,8 +12,10 @@ mod config_keys;
 mod config_lora;
 mod config_objective;
 mod config_optimizer;
+mod config_reference;
 mod config_remote;
 mod config_remote_access;
+mod config_schema;
 mod config_serve;
 mod config_suite;
 mod config_unattended;
@@ -22,12 +24,14 @@ pub mod durable;
 mod error;
 mod ids;
 mod ledger;
+mod ledger_docs;
 mod manifest;
 mod model_ref;
 pub mod outcome;
 mod pair_choice;
 mod path_role;
 mod scores;
+mod table_docs;
 mod tables;
 pub mod words;
 
@@ -39,8 +43,10 @@ pub use config_docs::{commented, explained};
 pub use config_lora::{LoraConfig, LoraTarget};
 pub use config_objective::{LossKind, MaskConfig, ObjectiveConfig, ObjectiveTerm};
 pub use config_optimizer::{LockConfig, OptimizerConfig, ScheduleKind, WarmupSteps};
+pub use config_reference::{KeyReference, ValueKind, serve_keys, train_keys};
 pub use config_remote::{RemoteConfig, is_url};
 pub use config_remote_access::{RemoteAccess, RemotePrefix};
+pub use config_schema::{serve_schema, train_schema};
 pub use config_serve::{
     AuthConfig, HttpConfig, JobsConfig, Listen, Scope, ServeConfig, ServedDataset, SqlLimits,
     TlsConfig,
@@ -54,6 +60,7 @@ pub use config_weights::{FirstWeights, TowerWeights};
 pub use error::SchemaError;
 pub use ids::{ContentHash, SampleIndex, Step, Uid};
 pub use ledger::{LedgerEntry, RETRYABLE, Reason, Stage};
+pub use ledger_docs::{ReasonDoc, reasons};
 pub use manifest::{
     DatasetManifest, LedgerFile, ShardEntry, SourceEntry, blob_path, ledger_path, meta_path,
 };
@@ -65,6 +72,7 @@ pub use scores::{
     embedding_folder, embedding_type, embeddings_folder, is_score_name, numbered_file,
     score_file_schema, score_folder, scores_folder, scores_schema,
 };
+pub use table_docs::{ColumnDoc, TableDoc, TablePlace, table_docs};
 pub use tables::{
     DATASET_VERSION, SELECTION_VERSION, blob_schema, checkpoints_schema, column, embeddings_schema,
     event_pairs_schema, events_schema, jobs_schema, key, ledger_schema, meta_fields, meta_schema,

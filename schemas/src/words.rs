@@ -35,6 +35,12 @@ const TOO_MANY_OPEN_FILES: [(&str, &str); 2] = [
 
 /// Jaro-Winkler similarity above which a word counts as a possible intention.
 const LIKE: f64 = 0.75;
+/// Similarity of words with one typing mistake between them, whatever Jaro and Winkler say.
+const ONE_MISTAKE: f64 = 0.95;
+/// Characters from which one mistake leaves a word recognisable.
+const LONG_ENOUGH: usize = 3;
+/// Files of a folder that are compared with a mistyped name.
+const NEIGHBOURS: usize = 10_000;
 
 /// Returns the message of a caught panic, or `None` if it is not text.
 pub fn panic_message(payload: &(dyn Any + Send)) -> Option<&str> {
@@ -81,10 +87,56 @@ pub fn describe(error: impl AsRef<dyn Error + 'static>) -> String {
 /// Returns the known word that is most similar to `found`, or `None` if none is similar enough.
 pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let found = found.to_lowercase();
-    let likeness = |word: &str| strsim::jaro_winkler(&found, &word.to_lowercase());
+    let likeness = |word: &str| {
+        let word = word.to_lowercase();
+        let is_close =
+            word.chars().count() >= LONG_ENOUGH && strsim::damerau_levenshtein(&found, &word) <= 1;
+        let similar = strsim::jaro_winkler(&found, &word);
+        if is_close { similar.max(ONE_MISTAKE) } else { similar }
+    };
     let rated = known.into_iter().map(|word| (likeness(word), word));
     let (likeness, word) = rated.max_by(|a, b| a.0.total_cmp(&b.0))?;
     (likeness > LIKE).then_some(word)
+}
+
+/// Returns a question after the nearest known word, as in "; did you mean label?", or an empty text.
+pub fn did_you_mean<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(found, known).map_or_else(String::new, |word| format!("; did you mean {word}?"))
+}
+
+/// Returns a question after the nearest file or folder next to a path that does not exist, or an
+/// empty text. Looks only at those that fulfil a condition.
+pub fn did_you_mean_path(path: &Path, is_wanted: impl Fn(&Path) -> bool) -> String {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let entries = std::fs::read_dir(parent.unwrap_or(Path::new("."))).into_iter().flatten();
+    let names: Vec<String> = entries
+        .flatten()
+        .take(NEIGHBOURS)
+        .filter(|entry| is_wanted(&entry.path()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    let found = path.file_name().unwrap_or_default().to_string_lossy();
+    // What exists is not mistyped.
+    let others = names.iter().map(String::as_str).filter(|name| *name != found);
+    match nearest(&found, others) {
+        Some(name) => format!("; did you mean {}?", path.with_file_name(name).display()),
+        None => String::new(),
+    }
+}
+
+/// Breaks a text into lines of at most `columns` characters. A longer word has a line of its own.
+pub fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// Writes a number with a comma between thousands: `1,234,567`.
@@ -179,6 +231,24 @@ mod tests {
         assert_eq!(nearest("BATCH", ["batch", "epochs"]), Some("batch"));
         assert_eq!(nearest("zzz", ["caption", "label"]), None);
         assert_eq!(nearest("a", []), None);
+        assert_eq!(nearest("rn", ["run", "other"]), Some("run"));
+        assert_eq!(nearest("a", ["b"]), None);
+        assert_eq!(did_you_mean("labl", ["label"]), "; did you mean label?");
+        assert_eq!(did_you_mean("zzz", ["label"]), "");
+    }
+
+    #[test]
+    fn mistyped_path_gets_its_nearest_neighbour() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["data", "other"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let typed = folder.path().join("dta");
+        let right = folder.path().join("data");
+        let question = format!("; did you mean {}?", right.display());
+        assert_eq!(did_you_mean_path(&typed, Path::is_dir), question);
+        assert_eq!(did_you_mean_path(&typed, Path::is_file), "");
+        assert_eq!(did_you_mean_path(&right, Path::is_dir), "");
     }
 
     #[test]

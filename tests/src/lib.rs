@@ -1,10 +1,11 @@
-//! What the end-to-end tests share: a folder of their own, the binary, small data. They see Diptych as a user does: commands,
-//! files, messages, exit codes.
+//! Shared parts of the end-to-end tests: a folder for each, the binary, small data, messages. They
+//! see Diptych as a user does: commands, files, messages, exit codes.
 //!
-//! The binary is the one that `make test` builds just before; `DIPTYCH_BIN` names another.
+//! The binary is the one that `make test` builds just before. `DIPTYCH_BIN` names another one.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "this crate is only for tests")]
 
+pub mod messages;
 pub mod pairs;
 pub mod server;
 pub mod service;
@@ -18,10 +19,10 @@ use std::time::Duration;
 use diptych_test_support::eventually;
 use service::{PATIENCE, Process};
 
-/// More than any command of a test takes.
+/// Longer than any command of a test takes.
 const LONGEST: Duration = Duration::from_mins(15);
 
-/// The `diptych` binary.
+/// Returns the path of the `diptych` binary.
 pub fn binary() -> PathBuf {
     let named = std::env::var_os("DIPTYCH_BIN").map(PathBuf::from);
     let built = || {
@@ -38,7 +39,7 @@ pub fn binary() -> PathBuf {
     path
 }
 
-/// The project's root.
+/// Returns the project's root.
 pub fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -46,7 +47,7 @@ pub fn project() -> PathBuf {
         .to_owned()
 }
 
-/// A folder in which a test works, deleted afterwards.
+/// The folder of a test, deleted afterwards.
 pub struct Work {
     folder: tempfile::TempDir,
 }
@@ -77,7 +78,7 @@ impl Work {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// `diptych ARGUMENTS…` in this folder, not yet started.
+    /// Returns `diptych ARGUMENTS…` in this folder, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command
@@ -93,14 +94,14 @@ impl Work {
         Ran::of(arguments, self.command(arguments))
     }
 
-    /// The same with variables in its environment.
+    /// Runs `diptych ARGUMENTS…` with variables in its environment.
     pub fn diptych_with(&self, arguments: &[&str], variables: &[(&str, &Path)]) -> Ran {
         let mut command = self.command(arguments);
         command.envs(variables.iter().copied());
         Ran::of(arguments, command)
     }
 
-    /// Starts `diptych ARGUMENTS…` in this folder, its output thrown away.
+    /// Starts `diptych ARGUMENTS…` in this folder, without its output.
     pub fn start(&self, arguments: &[&str]) -> Process {
         Process(
             self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap(),
@@ -112,7 +113,7 @@ impl Work {
         Process(command.stderr(File::create(self.path(log)).unwrap()).spawn().unwrap())
     }
 
-    /// Waits for a line of a file that holds `says`, and returns it.
+    /// Waits for a line of a file that contains `says`, and returns it.
     pub fn waits_for_line(&self, log: &str, says: &str) -> String {
         let whole_line = |line: &&str| line.ends_with('\n') && line.contains(says);
         eventually(PATIENCE, says, || {
@@ -120,13 +121,32 @@ impl Work {
         })
     }
 
-    /// One value of one SQL query.
+    /// Returns the message of the first event of a kind in the folder `state`, whoever owns it.
+    /// `None` if there is no such event, or no store yet.
+    pub fn event(&self, kind: &str) -> Option<String> {
+        let query =
+            format!("SELECT message FROM events WHERE kind = '{kind}' ORDER BY step LIMIT 1");
+        let ran = self.diptych(&["sql", &query, "--state", "state", "--format", "jsonl"]);
+        let row: serde_json::Value = serde_json::from_str(ran.stdout.lines().next()?).ok()?;
+        row["message"].as_str().map(str::to_owned)
+    }
+
+    /// Waits for an event of a kind, and checks that its message, but for its figures, is the
+    /// snapshot `train/EVENT_KIND`.
+    #[track_caller]
+    pub fn waits_for_event(&self, kind: &str) {
+        let message = eventually(PATIENCE, &format!("the event {kind}"), || self.event(kind));
+        messages::check_without_figures("train", &format!("event_{kind}"), &message);
+    }
+
+    /// Returns the value of one SQL query.
     pub fn sql(&self, arguments: &[&str], query: &str) -> String {
         let ran = self.diptych(&[&["sql", query, "--format", "csv"], arguments].concat()).ok();
         ran.stdout.lines().nth(1).unwrap_or_default().to_owned()
     }
 
-    /// A small data set in the folder `data` and selections of it: `train.parquet`, `heldout.parquet`.
+    /// Makes a small dataset in the folder `data`, and the selections `train.parquet` and
+    /// `heldout.parquet` of it.
     pub fn with_demo_data(self, scenes: u32) -> Self {
         self.diptych(&["demo-data", "scenes", "--scenes", &scenes.to_string()]).ok();
         self.diptych(&[
@@ -164,14 +184,14 @@ impl Work {
     }
 }
 
-/// A model that takes milliseconds a step.
+/// A model whose steps take milliseconds.
 pub const TINY_MODEL: &str = r#"{
   "embed_dim": 16,
   "vision_cfg": { "image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8 },
   "text_cfg": { "context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1 }
 }"#;
 
-/// A configuration that trains [`TINY_MODEL`] on [`Work::with_demo_data`].
+/// Returns a configuration that trains [`TINY_MODEL`] on [`Work::with_demo_data`].
 pub fn tiny_config(name: &str, epochs: u32, more: &str) -> String {
     format!(
         "name = \"{name}\"\nstate = \"state\"\nseed = 3\n[data]\ndataset = \"data\"\nselection = \"train.parquet\"\n\
@@ -180,7 +200,7 @@ pub fn tiny_config(name: &str, epochs: u32, more: &str) -> String {
     )
 }
 
-/// Weights and moments of a run's last checkpoint.
+/// Returns the weights and the moments of a run's last checkpoint.
 pub fn final_files(work: &Work, state: &str, run: &str) -> [Vec<u8>; 2] {
     let folder = work.path(&format!("{state}/checkpoints/{run}"));
     let last =
@@ -189,19 +209,22 @@ pub fn final_files(work: &Work, state: &str, run: &str) -> [Vec<u8>; 2] {
         .map(|name| std::fs::read(last.join(name)).unwrap())
 }
 
-/// What a command printed and how it ended.
+/// Output and end of a command.
 pub struct Ran {
+    /// The command line as a shell takes it.
     pub call: String,
-    /// Exit code; none where a signal ended it.
+    /// The first word after `diptych`.
+    command: String,
+    /// Exit code. `None` if a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Ran {
-    /// Runs a command to its end, with what it prints in files, so that one that hangs fails its test.
+    /// Runs a command to its end. Its output goes to files, so that one that hangs fails its test.
     fn of(arguments: &[&str], mut command: Command) -> Self {
-        let call = format!("diptych {}", arguments.join(" "));
+        let call = messages::shell(&[&["diptych"], arguments].concat());
         let [mut stdout, mut stderr] = [(); 2].map(|()| tempfile::tempfile().unwrap());
         command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
         let mut process = Process(command.spawn().unwrap());
@@ -213,32 +236,67 @@ impl Ran {
             file.read_to_end(&mut bytes).unwrap();
             String::from_utf8_lossy(&bytes).into_owned()
         };
-        Self { call, code: status.code(), stdout: text(&mut stdout), stderr: text(&mut stderr) }
+        Self {
+            call,
+            command: arguments.first().map(|word| (*word).to_owned()).unwrap_or_default(),
+            code: status.code(),
+            stdout: text(&mut stdout),
+            stderr: text(&mut stderr),
+        }
     }
 
-    /// It must have ended well.
+    /// Checks that it ended well.
+    #[track_caller]
     pub fn ok(self) -> Self {
         self.ended_with(0)
     }
 
+    /// Checks its exit code.
+    #[track_caller]
     pub fn ended_with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}\n{}\n{}", self.call, self.stdout, self.stderr);
         self
     }
 
-    /// It must have failed with a message of one screen that holds all of these, and without a panic.
-    pub fn fails_with(self, says: &[&str]) -> Self {
-        let all = format!("{}{}", self.stdout, self.stderr);
-        assert!(self.code.is_some_and(|code| code != 0), "{} did not fail\n{all}", self.call);
-        for text in says {
-            assert!(all.contains(text), "{} does not say {text:?}:\n{all}", self.call);
+    /// Checks that the command failed with this exit code, and that its message is the snapshot
+    /// `message` of its command: one screen, without a panic.
+    #[track_caller]
+    pub fn fails(self, code: i32, message: &str) -> Self {
+        let command = self.command.clone();
+        self.ended_with(code).says(&command, message)
+    }
+
+    /// Checks that what it printed is a snapshot: one screen, without a panic.
+    #[track_caller]
+    pub fn says(self, command: &str, message: &str) -> Self {
+        let all = self.printed();
+        for never in ["panicked", "internal error"] {
+            assert!(!all.contains(never), "{}\n{all}", self.call);
         }
-        assert!(
-            !all.contains("panicked") && !all.contains("internal error"),
-            "{}\n{all}",
-            self.call
-        );
         assert!(all.lines().count() <= 24, "more than a screen:\n{all}");
+        let ending = match self.code {
+            Some(0) => String::new(),
+            Some(code) => format!("(exit code {code})\n"),
+            None => "(ended by a signal)\n".to_owned(),
+        };
+        messages::check(command, message, &format!("$ {}\n{all}{ending}", self.call));
         self
+    }
+
+    /// Checks that what it printed names these files, rows, keys or figures. Never prose: that is
+    /// for snapshots.
+    #[track_caller]
+    pub fn names(self, data: &[&str]) -> Self {
+        let all = self.printed();
+        for text in data {
+            assert!(all.contains(text), "{} does not name {text:?}:\n{all}", self.call);
+        }
+        self
+    }
+
+    /// Returns standard output and standard error, each with a line break at its end.
+    fn printed(&self) -> String {
+        let parts = [&self.stdout, &self.stderr].map(|text| text.trim_end());
+        parts.iter().filter(|text| !text.is_empty()).map(|text| format!("{text}\n")).collect()
     }
 }

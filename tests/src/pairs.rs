@@ -4,12 +4,12 @@ use std::io::Cursor;
 
 use image::{ImageFormat, Rgb, RgbImage};
 
-/// A PNG of one colour.
+/// Returns a PNG of one colour.
 pub fn png(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
     encoded(width, height, colour, ImageFormat::Png)
 }
 
-/// A PNG that cannot be compressed, so of about 3 · side² bytes; another one for each seed above 0.
+/// Returns a PNG of noise, of about 3 · side² bytes. Each seed above 0 gives another one.
 pub fn noise(seed: u64, side: u32) -> Vec<u8> {
     let mut state = seed;
     let mut next = || {
@@ -25,7 +25,7 @@ pub fn noise(seed: u64, side: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A JPEG of one colour.
+/// Returns a JPEG of one colour.
 pub fn jpeg(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
     encoded(width, height, colour, ImageFormat::Jpeg)
 }
@@ -36,10 +36,11 @@ fn encoded(width: u32, height: u32, colour: [u8; 3], format: ImageFormat) -> Vec
     bytes.into_inner()
 }
 
-/// A PNG whose header claims 60,000 × 60,000 pixels, which its few bytes do not hold.
+/// Returns a PNG of a few bytes whose header claims 60,000 × 60,000 pixels.
 pub fn bomb() -> Vec<u8> {
     let mut bytes = png(8, 8, [0; 3]);
-    // IHDR: 8 bytes of signature, 4 of length, 4 of type, then width and height; after 13 bytes of data the CRC.
+    // IHDR: 8 bytes of signature, 4 of length, 4 of type, then width and height. The CRC follows 13
+    // bytes of data.
     bytes[16..20].copy_from_slice(&60_000_u32.to_be_bytes());
     bytes[20..24].copy_from_slice(&60_000_u32.to_be_bytes());
     let crc = crc32(&bytes[12..29]);
@@ -47,7 +48,7 @@ pub fn bomb() -> Vec<u8> {
     bytes
 }
 
-/// CRC-32 as in the PNG specification, annex D.
+/// Computes CRC-32 as in the PNG specification, annex D.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
@@ -56,7 +57,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// A WebDataset tar of named members.
+/// Returns a WebDataset tar of named members.
 pub fn tar(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, bytes) in members {
@@ -68,7 +69,7 @@ pub fn tar(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// A tar of so many good pairs, each of its own colour and caption.
+/// Returns a tar of this many good pairs, each with its own colour and caption.
 pub fn tar_of(pairs: u8) -> Vec<u8> {
     let mut members = Vec::new();
     let names: Vec<(String, String)> =

@@ -1,5 +1,5 @@
-//! A web server for tests that serves a folder by ranges, as a plain server does and as an object store with S3's paths does,
-//! and that misbehaves where it is told to.
+//! A web server for tests. It serves ranges of files, like a plain server and like an object store
+//! with S3's paths, and fails on demand.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,21 +9,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What a client asks for.
+/// A request of a client.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// How many requests came before it.
+    /// Number of requests before it.
     pub number: u64,
     pub method: String,
-    /// Without the slash in front.
+    /// Without the leading slash.
     pub path: String,
     pub range: Option<Range<u64>>,
 }
 
-/// What it gets instead of an honest answer.
+/// A wrong or late answer to a request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// None: the honest answer.
+    /// No fault: the honest answer.
     Honest,
     /// The connection is closed at once.
     Drop,
@@ -34,17 +34,17 @@ pub enum Fault {
     /// Nothing, for as long as the server lives.
     Hang,
     Status(u16),
-    /// Another range than the one that was asked for, and says so.
+    /// Another range than the requested one, with a matching header.
     OtherRange,
     /// The whole file, with status 200.
     WholeFile,
-    /// More bytes than were asked for.
+    /// More bytes than requested.
     TooMuch,
-    /// As many bytes as were asked for, some of them others.
+    /// As many bytes as requested, some of them changed.
     OtherBytes,
-    /// An honest answer of a file that is another one by its ETag.
+    /// An honest answer with another ETag, as of a changed file.
     OtherVersion,
-    /// An honest answer that claims that the file has so many bytes.
+    /// An honest answer that claims another file size in bytes.
     Size(u64),
 }
 
@@ -98,7 +98,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// All requests so far.
+    /// Returns all requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
@@ -205,7 +205,7 @@ impl Shared {
     }
 }
 
-/// A URL's path without its escapes: Google's client escapes all but letters and digits.
+/// Decodes a URL's path: Google's client escapes all but letters and digits.
 fn decoded(path: &str) -> String {
     let mut parts = path.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();

@@ -1,4 +1,5 @@
-//! `diptych serve` in a test: started, asked over HTTP as any client does, killed with the test.
+//! `diptych serve` in a test: started, queried over HTTP like any client does, killed with the
+//! test.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,10 @@ use serde_json::Value;
 
 use crate::Work;
 
-/// What fails a test that waits for something that does not come.
+/// How long a test waits for something before it fails.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
-/// A process that does not outlive its test.
+/// A process that is killed with its test.
 pub struct Process(pub Child);
 
 impl Process {
@@ -23,7 +24,7 @@ impl Process {
         );
     }
 
-    /// SIGKILL. The process may have ended before.
+    /// Sends SIGKILL. The process may have ended before.
     pub fn kill(&mut self) {
         let _ = self.0.kill();
         self.0.wait().unwrap();
@@ -33,7 +34,7 @@ impl Process {
         self.0.try_wait().unwrap().is_some()
     }
 
-    /// Waits for the end and returns the exit code; none where a signal was the end.
+    /// Waits for the end and returns the exit code, or `None` if a signal ended it.
     pub fn ends(&mut self) -> Option<i32> {
         eventually(PATIENCE, "the process to end", || self.0.try_wait().unwrap()).code()
     }
@@ -47,36 +48,47 @@ impl Drop for Process {
     }
 }
 
-/// A service that was started in a test's folder with its `diptych.toml`; its log is `serve.log`.
+/// A service with the `diptych.toml` of a test's folder. Its log is `serve.log`.
 pub struct Service {
     process: Process,
-    /// As clients name it.
+    /// The address that clients use.
     pub address: String,
     token: Option<String>,
 }
 
-/// What it answered.
+/// The answer to a request.
 #[derive(Debug)]
 pub struct Answer {
+    /// Method and path.
+    pub request: String,
     pub status: u16,
-    /// Null where it is no JSON.
+    /// Null if the body is not JSON.
     pub json: Value,
     pub bytes: Vec<u8>,
 }
 
 impl Answer {
-    /// It must have been answered well.
+    /// Checks that the status is a success, and returns the body.
+    #[track_caller]
     pub fn ok(self) -> Value {
         assert!((200..300).contains(&self.status), "{} {}", self.status, self.json);
         self.json
     }
 
-    /// It must have been refused with this status, in words that hold `says`, as a problem (RFC 9457).
-    pub fn refused(self, status: u16, says: &str) {
+    /// Checks that it is a problem (RFC 9457) with this status, whose words are the snapshot
+    /// `http/MESSAGE`.
+    #[track_caller]
+    pub fn refused(self, status: u16, message: &str) {
         assert_eq!(self.status, status, "{}", self.json);
         assert_eq!(self.json["status"], status, "{}", self.json);
-        let detail = self.json["detail"].as_str().unwrap_or_default();
-        assert!(detail.contains(says), "{says:?} is not in {detail:?}");
+        let field = |name: &str| self.json[name].as_str().unwrap_or_default();
+        let code = match field("code") {
+            "" => String::new(),
+            code => format!(" ({code})"),
+        };
+        let (title, detail) = (field("title"), field("detail"));
+        let text = format!("{}\n{status} {title}{code}\n{detail}\n", self.request);
+        crate::messages::check("http", message, &text);
     }
 }
 
@@ -91,7 +103,7 @@ pub fn send(
     try_to_send(address, method, path, headers, body).unwrap()
 }
 
-/// The same where nobody may answer.
+/// Sends a request to an address where no service may answer.
 pub fn try_to_send(
     address: &str,
     method: &str,
@@ -122,7 +134,8 @@ pub fn try_to_send(
         }
         let status = response.status().as_u16();
         let bytes = response.bytes().await?.to_vec();
-        Ok(Answer { status, json: serde_json::from_slice(&bytes).unwrap_or_default(), bytes })
+        let json = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok(Answer { request: format!("{method} {path}"), status, json, bytes })
     })
 }
 
@@ -132,7 +145,7 @@ impl Service {
         Self::start_with(work, &[])
     }
 
-    /// The same with variables in its environment.
+    /// Starts it with variables in its environment.
     pub fn start_with(work: &Work, variables: &[(&str, &Path)]) -> Self {
         let log = File::options().create(true).append(true).open(work.path("serve.log")).unwrap();
         let mut command = work.command(&["serve", "diptych.toml"]);
@@ -154,13 +167,13 @@ impl Service {
         Self { process, address, token: None }
     }
 
-    /// From now on asks with this token.
+    /// Uses this token for all further requests.
     pub fn with_token(mut self, token: Option<&str>) -> Self {
         self.token = token.map(str::to_owned);
         self
     }
 
-    /// A request as `curl` sends it; a body is JSON.
+    /// Sends a request with a JSON body.
     pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let body = body.map(|body| ("application/json", body.to_string().into_bytes()));
         self.send(method, path, &[], body)
@@ -170,7 +183,7 @@ impl Service {
         self.ask("GET", path, None).ok()
     }
 
-    /// A request. No header of its answer may come twice.
+    /// Sends a request. Fails if a header of the answer comes twice.
     pub fn send(
         &self,
         method: &str,
@@ -184,18 +197,18 @@ impl Service {
         send(&self.address, method, path, &headers, body)
     }
 
-    /// Rows of a query over its state folder and, where one is named, a dataset.
+    /// Returns the rows of a query over the state folder and, if one is named, a dataset.
     pub fn sql(&self, query: &str, dataset: Option<&str>) -> Value {
         let asked = serde_json::json!({ "query": query, "dataset": dataset });
         self.ask("POST", "/v1/sql", Some(&asked)).ok()["rows"].clone()
     }
 
-    /// The state of a job.
+    /// Returns the state of a job.
     pub fn state_of(&self, job: u64) -> String {
         self.get(&format!("/v1/jobs/{job}"))["state"].as_str().unwrap().to_owned()
     }
 
-    /// Waits until a job is in a state, which must be one that it can come to.
+    /// Waits until a job is in a state. Fails if it ends in another one.
     pub fn waits_until(&self, job: u64, state: &str) {
         eventually(PATIENCE, &format!("job {job} to be {state}"), || {
             let job = self.get(&format!("/v1/jobs/{job}"));
@@ -206,7 +219,7 @@ impl Service {
         });
     }
 
-    /// Step of the training that runs.
+    /// Returns the step of the running training.
     pub fn step(&self) -> Option<u64> {
         self.get("/v1/status")["running"]
             .as_array()
@@ -215,12 +228,12 @@ impl Service {
             .find_map(|running| running["step"].as_u64())
     }
 
-    /// Waits until the training that runs has come to a step.
+    /// Waits until the running training has reached a step.
     pub fn waits_for_step(&self, step: u64) -> u64 {
         eventually(PATIENCE, &format!("step {step}"), || self.step().filter(|now| *now >= step))
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(mut self) {
         self.process.kill();
     }
@@ -233,7 +246,7 @@ impl Service {
         self.process.0.id()
     }
 
-    /// SIGTERM; gives its exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub fn leaves(mut self) -> Option<i32> {
         self.signal("-TERM");
         self.process.ends()

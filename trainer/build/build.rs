@@ -125,8 +125,7 @@ fn table(out: &Path, symbols: &Symbols, interface: &str) -> PathBuf {
         &source,
         &format!(
             "#include <stdlib.h>\n{declarations}{streams}\nconst char diptych_torch_interface[] = \
-             \"{interface}\";\n\
-             void (*const diptych_torch_functions[])(void) = {{\n{entries}}};\n"
+             \"{interface}\";\nvoid (*const diptych_torch_functions[])(void) = {{\n{entries}}};\n"
         ),
     );
     cc::Build::new()

@@ -141,8 +141,8 @@ pub(crate) fn assembly(
     let library = library.to_str().filter(|path| !path.contains(['"', '\\', '\n']));
     let library = library.unwrap_or_else(|| {
         panic!(
-            "the path of the build folder contains a quote, backslash or line break; use \
-            another folder"
+            "the path of the build folder contains a quote, backslash or line break; use another \
+             folder"
         )
     });
     let entries: Vec<String> = functions
@@ -151,19 +151,18 @@ pub(crate) fn assembly(
         .map(|(entry, name)| {
             format!(
                 "    .globl {name}\n    .hidden {name}\n    .type {name}, %function\n    \
-                trampoline {name} {entry}\n"
+                 trampoline {name} {entry}\n"
             )
         })
         .collect();
     let entries = entries.concat();
     let data = |name: &str| format!("    .globl {name}\n    .hidden {name}\n{name}:");
     format!(
-        "    .text\n    .p2align 4\n{code}\n{entries}\n    \
-         .bss\n    .p2align 3\n{table}\n    .zero {size}\n\n    \
-         .section .rodata\n    .p2align 3\n{count}\n    .quad {number}\n{expected}\n    .asciz \
-         \"{interface}\"\n\n    \
-         .section .diptych_torch,\"a\",%progbits\n{path}\n    .asciz \"{library}\"\n\n    \
-         .section .note.GNU-stack,\"\",%progbits\n",
+        "    .text\n    .p2align 4\n{code}\n{entries}\n    .bss\n    .p2align 3\n{table}\n    \
+         .zero {size}\n\n    .section .rodata\n    .p2align 3\n{count}\n    .quad \
+         {number}\n{expected}\n    .asciz \"{interface}\"\n\n    .section \
+         .diptych_torch,\"a\",%progbits\n{path}\n    .asciz \"{library}\"\n\n    .section \
+         .note.GNU-stack,\"\",%progbits\n",
         table = data("diptych_trampoline_table"),
         size = 8 * functions.len(),
         count = data("diptych_trampoline_count"),

@@ -24,7 +24,8 @@ mod objectives;
 mod run;
 
 pub use device::{
-    CudaLibraries, Device, let_idle_threads_sleep, open_cuda_libraries, open_libtorch, set_threads,
+    CudaLibraries, Device, LIBTORCH, gpu_count, let_idle_threads_sleep, libtorch_folder,
+    open_cuda_libraries, open_libtorch, set_threads,
 };
 pub use draws::masks::MaskVocabulary;
 pub use error::TrainerError;
@@ -48,6 +49,7 @@ pub use nn::preprocess::{
     IMAGE_MEAN, IMAGE_STD, ImageInput, PreprocessConfig, TextInput, TokenizerConfig,
 };
 pub use objectives::{Objective, Scalars, clip_loss};
+pub use run::estimate::ModelEstimate;
 pub use run::flops;
 pub use run::held_out::HeldOutTerms;
 pub use run::pair_loss::{EmbeddedPairs, PairLoss, pair_loss};
@@ -60,8 +62,9 @@ pub use run::trainer::{StepReport, Trainer, TrainerSpec};
 /// Checkpoints as folders of files.
 pub mod checkpoint {
     pub use crate::formats::checkpoint::{
-        CHECKPOINT_VERSION, CheckpointManifest, CheckpointMeta, Found, Rejected, Scan,
-        TOKENIZER_FILE, list, newest, read_manifest, remove, remove_unfinished, scan, verify,
+        CHECKPOINT_VERSION, CheckpointManifest, CheckpointMeta, RejectedFolder, Scan,
+        StoredCheckpoint, TOKENIZER_FILE, list, newest, read_manifest, remove, remove_unfinished,
+        scan, verify,
     };
     pub use crate::run::snapshot::write;
 }

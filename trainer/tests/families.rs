@@ -214,14 +214,7 @@ fn weights_of_another_activation_or_shape_are_refused_by_name() {
     assert!(said.contains(": text."), "{said}");
     let said = read(&|config| config.text.context_length = 9, "openclip_end");
     assert!(
-        [
-            "positional_embedding",
-            "[7, \
-        16]",
-            "[9, 16]"
-        ]
-        .iter()
-        .all(|part| said.contains(part)),
+        ["positional_embedding", "[7, 16]", "[9, 16]"].iter().all(|part| said.contains(part)),
         "{said}"
     );
 }

@@ -140,15 +140,9 @@ fn weights_that_do_not_fit_the_model_are_refused_by_name() {
     let error =
         Weights::read(&data().join("epoch_7.pt"), other.as_ref()).err().unwrap().to_string();
     assert!(
-        [
-            "epoch_7.pt",
-            "positional_embedding",
-            "[6, \
-            8]",
-            "[32, 128]"
-        ]
-        .iter()
-        .all(|part| error.contains(part)),
+        ["epoch_7.pt", "positional_embedding", "[6, 8]", "[32, 128]"]
+            .iter()
+            .all(|part| error.contains(part)),
         "{error}"
     );
     let error = Weights::read(&data().join("epoch_7.pt"), None).err().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! The limit on memory, of every command that computes over whole datasets.
+//! The memory limit of verbs that compute over whole datasets.
 
 use clap::Args;
 
@@ -6,13 +6,13 @@ const LEAST: usize = 64 << 20;
 
 #[derive(Debug, Args)]
 pub struct MemoryArg {
-    /// Memory for sorts, joins and keys, as in 512MiB or 4GiB; more goes to temporary files in the folder that TMPDIR names.
-    /// Without it: half of what is available
+    /// Memory for sorts, joins and keys, as in 512MiB or 4GiB. The rest goes to temporary files in
+    /// TMPDIR [default: half of the available memory]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory_limit: Option<usize>,
 }
 
-/// A size in bytes, or with one of the usual units.
+/// Parses a size in bytes, or with one of the usual units.
 fn bytes(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
     let unit: usize = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
@@ -24,16 +24,16 @@ fn bytes(text: &str) -> Result<usize, String> {
         "g" | "gib" => 1 << 30,
         "gb" => 1_000_000_000,
         other => {
-            return Err(format!("{other:?} is not a unit; there are KiB, MiB, GiB, KB, MB and GB"));
+            return Err(format!("unknown unit {other:?}; use KiB, MiB, GiB, KB, MB or GB"));
         }
     };
     let number: f64 = digits
         .trim()
         .parse()
-        .map_err(|_| "a size is a number with a unit, as in 512MiB".to_owned())?;
+        .map_err(|_| "expected a number with a unit, as in 512MiB".to_owned())?;
     let size = (number * unit as f64) as usize;
     if size < LEAST {
-        Err("must be at least 64MiB: below it even small sorts fail".into())
+        Err("must be at least 64MiB: with less, even small sorts fail".into())
     } else {
         Ok(size)
     }

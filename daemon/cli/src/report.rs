@@ -8,23 +8,29 @@ use super::RunOnArgs;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-  diptych report my-run                                the run's own held-out pairs, classes and prompts
-  diptych report my-run@best --beside other-run        with the curves of another run
-  diptych report my-run --dataset data --selection heldout.parquet --classes classes.txt --label-column label")]
+Examples:
+  diptych report my-run          # on the held-out pairs of the run
+  diptych report my-run@best --beside other-run
+  diptych report my-run --dataset data --selection heldout.parquet \\
+      --classes classes.txt --label-column label
+
+The page shows figures, the worst mistakes as pictures, curves, embeddings and
+the data of the run.")]
 pub struct ReportArgs {
-    /// Name of the run, and which checkpoint is looked at: the newest, or RUN@STEP, or RUN@best
+    /// Name of the run, and its checkpoint: the newest, RUN@STEP or RUN@best
     #[arg(value_name = "RUN[@STEP|@best]")]
     pub run: String,
-    /// A second run of the state folder, whose curves lie beside
+    /// A second run of the state folder, whose curves are drawn too
     #[arg(long, value_name = "RUN")]
     pub beside: Option<String>,
-    /// Held-out pairs. Without it: those of the run's configuration
+    /// Selection of held-out pairs [default: that of the run's configuration]
     #[arg(short, long, value_name = "FILE")]
     pub selection: Option<PathBuf>,
-    /// Dataset of these pairs. Without it: that of the run's configuration
+    /// Dataset of the held-out pairs [default: that of the run's configuration]
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: Option<PathBuf>,
-    /// Class names, one a line: adds zero-shot classification. Without it: those of the run's configuration
+    /// Class names, one a line: adds zero-shot classification [default: those of the run's
+    /// configuration]
     #[arg(long, requires = "label_column", value_name = "FILE")]
     pub classes: Option<PathBuf>,
     /// Column of meta with the true class
@@ -33,19 +39,26 @@ pub struct ReportArgs {
     /// Prompts, one a line, with {} or {c} for the class name
     #[arg(long, requires = "classes", value_name = "FILE")]
     pub templates: Option<PathBuf>,
-    /// Column of meta or a score, or an SQL expression over them: figures of each of its values, the lowest first
+    /// A column of meta, a score or an SQL expression: shows the figures of each value, lowest
+    /// first
     #[arg(long, value_name = "SQL")]
     pub group_by: Option<String>,
-    /// Held-out pairs that are looked at: the first of the selection
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
+    /// Number of held-out pairs to use, from the start of the selection
+    #[arg(
+        long,
+        default_value_t = 2000,
+        value_parser = clap::value_parser!(u32).range(1..=10_000),
+        value_name = "N"
+    )]
     pub pairs: u32,
-    /// Only what was recorded: no model is loaded
+    /// Show only recorded figures, and load no model
     #[arg(long)]
     pub no_model: bool,
-    /// The page to write
+    /// Page to write
     #[arg(short, long, value_name = "FILE", default_value = "report.html")]
     pub output: PathBuf,
-    #[arg(long, default_value_t = 64)]
+    /// Pairs that are encoded at once
+    #[arg(long, default_value_t = 64, value_name = "N")]
     pub batch_size: usize,
     #[command(flatten)]
     pub run_on: RunOnArgs,

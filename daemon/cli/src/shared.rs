@@ -1,80 +1,79 @@
-//! Arguments that several commands have.
+//! Arguments of several verbs.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use diptych_schemas::{ModelRef, PairChoice};
 
-/// Which dataset.
+/// The dataset.
 #[derive(Debug, Args)]
 pub struct DatasetArg {
-    /// Dataset folder, as `diptych ingest` makes it. What only reads images and captions takes a URL of one, too: s3://, gs://,
-    /// az://, https://. Credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*); DIPTYCH_INSTANCE_CREDENTIALS=true asks the
-    /// machine's own role (EC2, Compute Engine, Azure)
+    /// Dataset folder, as `diptych ingest` makes it. Verbs that only read images and captions also
+    /// take a URL (s3://, gs://, az://, https://), with credentials from AWS_*, GOOGLE_* or AZURE_*
     #[arg(short, long, value_name = "FOLDER")]
     pub dataset: PathBuf,
 }
 
-/// Which pairs of the dataset.
+/// The pairs of the dataset.
 #[derive(Debug, Clone, Default, Args)]
 pub struct PairsArgs {
-    /// Only pairs of this selection, as `diptych select` makes it. Without it, and without --where: all of the dataset
+    /// Use only the pairs of this selection, as `diptych select` makes it [default: all pairs]
     #[arg(short, long, value_name = "FILE")]
     pub selection: Option<PathBuf>,
-    /// Only pairs that fulfil this SQL condition over meta and scores, as in "width > 64"
+    /// Use only pairs that fulfil this SQL condition over meta and scores, as in "width > 64"
     #[arg(long = "where", value_name = "SQL")]
     pub condition: Option<String>,
 }
 
 impl PairsArgs {
-    /// The pairs that are meant, without clap.
+    /// Returns the choice of pairs.
     pub fn choice(&self) -> PairChoice {
         let Self { selection, condition } = self.clone();
         PairChoice { selection, condition }
     }
 }
 
-/// Which model.
+/// The model.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// A run of the state folder (RUN: its newest checkpoint, RUN@STEP: that one, RUN@best: the best by checkpoint.best_metric), the
-    /// folder of a checkpoint, an OpenCLIP or a Hugging Face model, or a file of weights under OpenCLIP's names (.safetensors, .bin,
-    /// .pt)
+    /// A run (its newest checkpoint, RUN@STEP or RUN@best), the folder of a checkpoint or of an
+    /// OpenCLIP or Hugging Face model, or a file of weights as OpenCLIP names them (.safetensors,
+    /// .bin, .pt)
     #[arg(short, long, value_name = "RUN[@STEP|@best]|FOLDER|FILE")]
     pub model: String,
-    /// Which model a file of weights is of: a built-in name or a JSON file
+    /// Model configuration for a file of weights: a built-in name or a JSON file
     #[arg(long, value_name = "NAME|FILE")]
     pub model_config: Option<String>,
-    /// The moving average of the weights, of a checkpoint whose run has train.ema_decay
+    /// Take the moving average of the weights, of a run with train.ema_decay
     #[arg(long)]
     pub ema: bool,
     #[command(flatten)]
     pub run_on: RunOnArgs,
 }
 
-/// Where runs are looked for, and what computes.
+/// The state folder of the runs, and the device.
 #[derive(Debug, Clone, Args)]
 pub struct RunOnArgs {
     /// State folder of the runs
     #[arg(long, value_name = "FOLDER", default_value = "state")]
     pub state: PathBuf,
-    /// auto, cpu, cuda (the first GPU) or cuda:N
-    #[arg(long, default_value = "auto")]
+    /// auto (a GPU if there is one), cpu, cuda (the first GPU) or cuda:N
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
-    /// Threads; 0: one for each core
-    #[arg(long, default_value_t = 0)]
+    /// Threads on the CPU; 0: one per core
+    #[arg(long, default_value_t = 0, value_name = "N")]
     pub threads: usize,
 }
 
 impl ModelArgs {
-    /// The model that is named, without clap.
+    /// Returns the model by its name.
     pub fn model_ref(&self) -> ModelRef {
         self.run_on.model_ref(&self.model, self.model_config.clone(), self.ema)
     }
 }
 
 impl RunOnArgs {
-    /// A model by its name, where these arguments look for runs and compute.
+    /// Returns the model of that name, with this state folder and device.
     pub fn model_ref(&self, name: &str, config: Option<String>, ema: bool) -> ModelRef {
         let Self { state, device, threads } = self.clone();
         ModelRef { name: name.to_owned(), config, ema, state, device, threads }

@@ -6,41 +6,44 @@ use clap::Args;
 
 use super::{DatasetArg, MemoryArg, PairsArgs};
 
-/// How much is held out.
+/// The part of the pairs that is held out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum HeldOutArg {
-    /// Part of the pairs, in (0, 1).
+    /// A share of the pairs, in (0, 1).
     Share(f64),
+    /// A number of pairs.
     Pairs(u64),
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-  diptych split --heldout 1% --dataset data              writes train.parquet and heldout.parquet
-  diptych dedup --dataset data --by sha256,phash,caption --output unique.parquet --groups groups.parquet
+Examples:
+  diptych split --heldout 1% --dataset data
   diptych split --heldout 1% --groups groups.parquet --dataset data
   diptych split --heldout 5000 --by src_author --dataset data
 
-A side follows from a hash, so that a pair keeps its side when the dataset grows, as long as a share is held out and not a number. A group
-of more pairs than are to be held out is always trained on.")]
+It writes train.parquet and heldout.parquet. With a share, a pair stays on its
+side when the dataset grows; with a number, it may not. A group with more
+pairs than are held out goes to the training side.")]
 pub struct SplitArgs {
-    /// How much is held out: a share of the pairs, as in 1%, or a number of pairs, as in 5000
+    /// Held-out part: a share of the pairs, as in 1%, or a number of pairs, as in 5000
     #[arg(long, value_name = "SHARE|N", value_parser = held_out)]
     pub heldout: HeldOutArg,
-    /// Keep pairs of a group on the same side: a Parquet file with columns uid and group, as `diptych dedup --groups` writes it
+    /// Keep the pairs of a group on one side: a Parquet file with the columns uid and group, as
+    /// `diptych dedup --groups` writes it
     #[arg(long, value_name = "FILE", conflicts_with = "by")]
     pub groups: Option<PathBuf>,
-    /// Keep pairs with the same value on the same side: a column of meta, a score, or an SQL expression over them
+    /// Keep pairs with an equal value on one side: a column of meta, a score or an SQL expression
     #[arg(long, value_name = "SQL")]
     pub by: Option<String>,
     #[command(flatten)]
     pub dataset: DatasetArg,
     #[command(flatten)]
     pub pairs: PairsArgs,
-    /// Folder for train.parquet and heldout.parquet, which are replaced where they are there
+    /// Folder for train.parquet and heldout.parquet, which replace existing files
     #[arg(short, long, value_name = "FOLDER", default_value = ".")]
     pub output: PathBuf,
-    /// Another number is another split
+    /// Seed of the split
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     #[command(flatten)]
@@ -58,7 +61,6 @@ fn held_out(text: &str) -> Result<HeldOutArg, String> {
         None => text.parse().ok().filter(|pairs| *pairs > 0).map(HeldOutArg::Pairs),
     };
     found.ok_or_else(|| {
-        "a share of the pairs between 0% and 100%, as in 1%, or a number of pairs, as in 5000"
-            .into()
+        "expected a share between 0% and 100%, as in 1%, or a number of pairs, as in 5000".into()
     })
 }

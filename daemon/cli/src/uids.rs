@@ -5,13 +5,20 @@ use std::path::PathBuf;
 use clap::Args;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  diptych uids train.parquet --output train.npy
+  diptych uids train.parquet --uid-column src_uid --dataset data \\
+      --output datacomp.npy
+
+'diptych select --uids' reads such lists.")]
 pub struct UidsArgs {
-    /// The selection whose uids are written
+    /// Selection whose uids are written
     pub selection: PathBuf,
-    /// List to write (.npy)
-    #[arg(short, long)]
+    /// List to write (.npy of u8,u8)
+    #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Column of meta to take the uids from, as hexadecimal text. Without it: our own
+    /// Column of meta with the uids to write, as hexadecimal text [default: uid]
     #[arg(long, value_name = "NAME", requires = "dataset")]
     pub uid_column: Option<String>,
     /// Dataset folder, for --uid-column

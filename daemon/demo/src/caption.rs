@@ -1,10 +1,12 @@
-//! Captions of scenes. Several ways to say the same, so that a model learns words and not sentences; what a caption says is
-//! always true, what it leaves out is left out at random.
+//! Captions of scenes.
+//!
+//! Templates vary, so that a model learns words and not sentences. Everything a caption says is
+//! true of its scene. It omits facts at random.
 
 use super::random::Random;
 use super::scene::{Composition, Content, Place, Relation, Scene, Size};
 
-/// A caption of 3 to 14 words.
+/// Returns a caption of 3 to 14 words.
 pub(super) fn caption(scene: &Scene, random: &mut Random) -> String {
     let Composition { colour, shape } = scene.main;
     let (colour, shape, plural) = (colour.name(), shape.name(), shape.plural());
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Said {
+    struct Facts {
         compositions: Vec<Composition>,
         numbers: Vec<u8>,
         sizes: Vec<Size>,
@@ -92,9 +94,9 @@ mod tests {
         relations: Vec<Relation>,
     }
 
-    /// What a caption says, read word by word without knowing its template.
-    fn read(caption: &str) -> Said {
-        let mut said = Said::default();
+    /// Reads a caption's facts word by word, without knowledge of the templates.
+    fn read(caption: &str) -> Facts {
+        let mut facts = Facts::default();
         let words: Vec<&str> = caption.split([' ', ',']).filter(|word| !word.is_empty()).collect();
         let mut colour = None;
         for (at, word) in words.iter().enumerate() {
@@ -102,29 +104,29 @@ mod tests {
             if let Some(shape) =
                 Shape::ALL.into_iter().find(|shape| [shape.name(), shape.plural()].contains(word))
             {
-                said.compositions.push(Composition { colour: colour.take().unwrap(), shape });
+                facts.compositions.push(Composition { colour: colour.take().unwrap(), shape });
             }
             let of = words.get(at + 1) == Some(&"of");
             match *word {
-                "one" => said.numbers.push(1),
-                "two" => said.numbers.push(2),
-                "three" => said.numbers.push(3),
-                "small" | "little" => said.sizes.push(Size::Small),
-                "large" | "big" => said.sizes.push(Size::Large),
-                "left" if of => said.relations.push(Relation::LeftOf),
-                "right" if of => said.relations.push(Relation::RightOf),
-                "above" => said.relations.push(Relation::Above),
-                "below" => said.relations.push(Relation::Below),
-                "inside" => said.relations.push(Relation::Inside),
-                "left" => said.places.push(Place::Left),
-                "right" => said.places.push(Place::Right),
-                "top" => said.places.push(Place::Top),
-                "bottom" => said.places.push(Place::Bottom),
-                "centre" | "middle" => said.places.push(Place::Centre),
+                "one" => facts.numbers.push(1),
+                "two" => facts.numbers.push(2),
+                "three" => facts.numbers.push(3),
+                "small" | "little" => facts.sizes.push(Size::Small),
+                "large" | "big" => facts.sizes.push(Size::Large),
+                "left" if of => facts.relations.push(Relation::LeftOf),
+                "right" if of => facts.relations.push(Relation::RightOf),
+                "above" => facts.relations.push(Relation::Above),
+                "below" => facts.relations.push(Relation::Below),
+                "inside" => facts.relations.push(Relation::Inside),
+                "left" => facts.places.push(Place::Left),
+                "right" => facts.places.push(Place::Right),
+                "top" => facts.places.push(Place::Top),
+                "bottom" => facts.places.push(Place::Bottom),
+                "centre" | "middle" => facts.places.push(Place::Centre),
                 _ => {}
             }
         }
-        said
+        facts
     }
 
     #[test]
@@ -132,18 +134,18 @@ mod tests {
         for index in 0..3000 {
             let scene = scene(11, index);
             let caption = caption(&scene, &mut Random::new(11, Stream::Caption, index));
-            let Said { compositions, numbers, sizes, places, relations } = read(&caption);
+            let Facts { compositions, numbers, sizes, places, relations } = read(&caption);
             assert!((3..=14).contains(&caption.split(' ').count()), "{caption}");
             match scene.content {
                 Content::Single { size, place } => {
                     assert_eq!(compositions, [scene.main], "{caption}");
                     assert!(
                         numbers.iter().all(|number| *number == 1)
-                            && sizes.iter().all(|said| *said == size),
+                            && sizes.iter().all(|found| *found == size),
                         "{caption}"
                     );
                     assert!(
-                        places.iter().all(|said| *said == place) && relations.is_empty(),
+                        places.iter().all(|found| *found == place) && relations.is_empty(),
                         "{caption}"
                     );
                 }
@@ -153,7 +155,7 @@ mod tests {
                         (vec![scene.main], vec![number]),
                         "{caption}"
                     );
-                    assert!(sizes.iter().all(|said| *said == size), "{caption}");
+                    assert!(sizes.iter().all(|found| *found == size), "{caption}");
                     assert!(places.is_empty() && relations.is_empty(), "{caption}");
                 }
                 Content::Relation { relation, other } => {

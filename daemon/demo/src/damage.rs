@@ -1,5 +1,7 @@
-//! The damage that is done on purpose, and which records it befalls: found data has all of it, so a demonstration of
-//! curation needs it. One table says what there is, how much, and who should notice.
+//! The deliberate damage and the plan of damaged records.
+//!
+//! Scraped data has all of these faults, so a demonstration of curation needs them. One table lists
+//! each kind, its share, and the part of Diptych that should notice it.
 
 use super::random::{Random, Stream};
 
@@ -25,11 +27,11 @@ pub(super) enum Damage {
 pub(super) struct Kind {
     pub(super) damage: Damage,
     pub(super) name: &'static str,
-    /// Records of this kind for every thousand good scenes; at least one.
+    /// Records of this kind per thousand good scenes, at least one in total.
     pub(super) per_mille: u32,
-    /// What is wrong.
+    /// The fault.
     pub(super) what: &'static str,
-    /// Who notices.
+    /// The part of Diptych that notices it.
     pub(super) noticed: &'static str,
 }
 
@@ -38,8 +40,9 @@ pub(super) const KINDS: [Kind; 14] = [
         damage: Damage::Truncated,
         name: "truncated image",
         per_mille: 8,
-        what: "the image file ends after three fifths of its bytes; its header is whole",
-        noticed: "ingest with perceptual hashes: phash is null; training: skipped, ledger, corrupt_pixels",
+        what: "the image file ends after three fifths of its bytes; its header is complete",
+        noticed: "ingest with perceptual hashes: phash is null; training: skipped, ledger, \
+                  corrupt_pixels",
     },
     Kind {
         damage: Damage::HeaderOnly,
@@ -80,29 +83,29 @@ pub(super) const KINDS: [Kind; 14] = [
         damage: Damage::Bomb,
         name: "decompression bomb",
         per_mille: 1,
-        what: "a PNG below 2 KB that says it has 60,000 x 60,000 pixels",
+        what: "a PNG below 2 KB whose header claims 60,000 x 60,000 pixels",
         noticed: "ingest: ledger, too_many_pixels",
     },
     Kind {
         damage: Damage::Duplicate,
         name: "exact duplicate",
         per_mille: 10,
-        what: "the same image with the same caption again, under another name",
+        what: "a copy of an image and its caption under another name",
         noticed: "ingest: ledger, duplicate_pair",
     },
     Kind {
         damage: Damage::Recaptioned,
         name: "same image, other caption",
         per_mille: 10,
-        what: "the same image bytes with a second caption",
+        what: "a copy of an image with a different caption",
         noticed: "the SQL: same sha256",
     },
     Kind {
         damage: Damage::NearDuplicate,
         name: "near-duplicate",
         per_mille: 15,
-        what: "the same picture saved again at low JPEG quality, with a second caption",
-        noticed: "the SQL: phash a few bits apart (wants an ingest with perceptual hashes)",
+        what: "a picture saved again at low JPEG quality, with a different caption",
+        noticed: "the SQL: phash a few bits apart (needs an ingest with perceptual hashes)",
     },
     Kind {
         damage: Damage::JunkCaption,
@@ -134,22 +137,22 @@ pub(super) const KINDS: [Kind; 14] = [
     },
 ];
 
-/// One record to write: a scene by its number, and what befalls it.
+/// A record to write: the number of its scene and its damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) scene: u32,
     pub(super) damage: Option<Damage>,
 }
 
-/// How many records of each kind go with this many good scenes.
+/// Returns the number of records of a kind beside this many good scenes.
 pub(super) fn count(kind: &Kind, scenes: u32) -> u32 {
     ((u64::from(scenes) * u64::from(kind.per_mille)).div_ceil(1000) as u32).max(1)
 }
 
-/// All records in the order of writing: every good scene once, and the damaged ones among them.
+/// Returns all records in the order of writing: each good scene once, mixed with the damaged ones.
 ///
-/// A copy is made of a good scene (a near-duplicate of one that `is_jpeg`); other damage befalls scenes of its own, with
-/// numbers from `scenes` on, so that it takes nothing from the good ones.
+/// Duplicates copy a good scene, near-duplicates one for which `is_jpeg` holds. Other kinds use
+/// scenes of their own, numbered from `scenes` on, so that they replace no good one.
 pub(super) fn plan(seed: u64, scenes: u32, is_jpeg: impl Fn(u32) -> bool) -> Vec<Record> {
     let mut random = Random::new(seed, Stream::Plan, 0);
     let mut records: Vec<Record> =
@@ -161,7 +164,7 @@ pub(super) fn plan(seed: u64, scenes: u32, is_jpeg: impl Fn(u32) -> bool) -> Vec
                 Damage::Duplicate | Damage::Recaptioned => random.below(scenes as usize) as u32,
                 Damage::NearDuplicate => {
                     let from = random.below(scenes as usize) as u32;
-                    // Two thirds are JPEG; a set that has none among them is answered with a copy of whatever is there.
+                    // Two thirds of the scenes are JPEG. If none is, any scene is copied.
                     (0..scenes)
                         .map(|ahead| (from + ahead) % scenes)
                         .find(|&scene| is_jpeg(scene))
@@ -179,7 +182,7 @@ pub(super) fn plan(seed: u64, scenes: u32, is_jpeg: impl Fn(u32) -> bool) -> Vec
     records
 }
 
-/// Captions that say nothing of the picture.
+/// Returns a caption without any information about the picture.
 pub(super) fn junk_caption(random: &mut Random) -> String {
     let number = random.below(10_000);
     match random.below(5) {
@@ -191,7 +194,7 @@ pub(super) fn junk_caption(random: &mut Random) -> String {
     }
 }
 
-/// Search terms, 30 of them.
+/// Returns 30 search terms.
 pub(super) fn spam_caption(random: &mut Random) -> String {
     const TERMS: [&str; 12] = [
         "free",
@@ -210,9 +213,10 @@ pub(super) fn spam_caption(random: &mut Random) -> String {
     (0..30).map(|_| random.pick(&TERMS)).collect::<Vec<_>>().join(" ")
 }
 
-/// What a web server sends in place of a picture that is gone.
+/// A web server's response for a missing picture.
 pub(super) const ERROR_PAGE: &[u8] =
-    b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n";
+    b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head>\
+      <body><h1>Not Found</h1></body></html>\n";
 
 #[cfg(test)]
 mod tests {

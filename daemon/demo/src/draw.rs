@@ -1,12 +1,14 @@
-//! Draws a scene: soft backgrounds, anti-aliased shapes, shades that vary a little. Pixels only; no files, no words.
+//! Draws scenes: soft backgrounds and anti-aliased shapes in slightly varied shades. Only pixels,
+//! no files or words.
 
 use tiny_skia::{Color, FillRule, Paint, Path, PathBuilder, Pixmap, Stroke, Transform};
 
 use super::random::Random;
 use super::scene::{Colour, Object, Scene, Shape};
 
-/// The picture as RGBA, `side` × `side`, alpha 255 everywhere unless `transparent`: then only the objects are drawn.
-/// `None` for a side of 0.
+/// Draws the scene as RGBA, `side` × `side`. Returns `None` if `side` is 0.
+///
+/// Alpha is 255 everywhere. With `transparent`, only the objects are drawn.
 pub(super) fn draw(
     scene: &Scene,
     side: u32,
@@ -37,7 +39,7 @@ fn paint_object(picture: &mut Pixmap, object: &Object, random: &mut Random) {
         (f32::from(channel) + shade + random.between(-8.0, 8.0)).clamp(0.0, 255.0) / 255.0
     });
     let outlined = random.chance(0.4);
-    // A path of finite points always has bounds; a shape that had none would just not be drawn.
+    // A path of finite points always has bounds. A shape without any would just not be drawn.
     let Some(path) = outline(object.composition.shape) else { return };
     let place = Transform::from_scale(object.radius * side, object.radius * side)
         .post_rotate(object.angle)
@@ -70,7 +72,7 @@ fn rgb(colour: Colour) -> [u8; 3] {
     }
 }
 
-/// The shape within a circle of radius 1 around the origin, areas alike to the eye.
+/// Returns the shape within a circle of radius 1 around the origin. The areas look about equal.
 fn outline(shape: Shape) -> Option<Path> {
     let mut path = PathBuilder::new();
     match shape {
@@ -126,7 +128,7 @@ fn polygon(path: &mut PathBuilder, corners: &[(f32, f32)]) {
     path.close();
 }
 
-/// A light tint, flat or running into another, with a little noise.
+/// Paints a light tint, flat or as a gradient, with a little noise.
 fn background(picture: &mut Pixmap, random: &mut Random) {
     let hue = random.between(0.0, 6.0);
     let [from, to] = [0.0, random.between(-1.0, 1.0)].map(|turn| {
@@ -153,7 +155,7 @@ fn background(picture: &mut Pixmap, random: &mut Random) {
             let share = share.clamp(0.0, 1.0);
             let grain = if noise > 0.0 { random.between(-noise, noise) } else { 0.0 };
             for channel in 0..3 {
-                // A cast to u8 stays within 0..=255.
+                // A cast to u8 saturates at 0 and 255.
                 bytes[at] =
                     (255.0 * (from[channel] + (to[channel] - from[channel]) * share) + grain) as u8;
                 at += 1;
@@ -164,7 +166,7 @@ fn background(picture: &mut Pixmap, random: &mut Random) {
     }
 }
 
-/// HSL, the hue in sixths of a turn, to RGB in 0..=1.
+/// Converts HSL, with the hue in sixths of a turn, to RGB in 0..=1.
 fn tint(hue: f32, saturation: f32, light: f32) -> [f32; 3] {
     let chroma = (1.0 - (2.0 * light - 1.0).abs()) * saturation;
     [0.0, 4.0, 2.0].map(|offset| {
@@ -191,7 +193,7 @@ mod tests {
                     4 * ((y * side as f32) as usize * side as usize + (x * side as f32) as usize);
                 [pixels[place], pixels[place + 1], pixels[place + 2]]
             };
-            // The last object drawn lies on top of all others, and every shape covers its own middle.
+            // The last object lies on top, and every shape covers its own centre.
             let top = scene.objects.last().unwrap();
             let nearest = |pixel: [u8; 3]| {
                 let distance = |colour: &Colour| {

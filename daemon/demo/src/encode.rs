@@ -1,5 +1,7 @@
-//! The picture files of the demo data: JPEG (some turned, with an EXIF orientation that turns them back), PNG (some
-//! transparent), and a PNG whose header promises what no memory holds. Bytes in memory; nothing is written here.
+//! Encodes the picture files in memory.
+//!
+//! They are JPEG (some stored rotated, with an EXIF orientation), PNG (some transparent), and a PNG
+//! whose header claims more pixels than fit in memory.
 
 use std::io::{self, Write};
 
@@ -9,10 +11,11 @@ use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder, ImageError};
 
-/// EXIF orientations that the demo uses: shown after half a turn, a quarter turn clockwise, one counter-clockwise.
+/// EXIF orientations in the demo data: display after a half turn, a quarter turn clockwise, and one
+/// counter-clockwise.
 pub(super) const ORIENTATIONS: [u8; 3] = [3, 6, 8];
 
-/// `rgb` is width × height × 3.
+/// Encodes a JPEG of `rgb`, width × height × 3 bytes.
 pub(super) fn jpeg(
     rgb: &[u8],
     width: u32,
@@ -29,7 +32,7 @@ pub(super) fn jpeg(
     Ok(bytes)
 }
 
-/// `pixels` is width × height × 3, or × 4 for a picture with transparency.
+/// Encodes a PNG of `pixels`: width × height × 3 bytes, or × 4 with transparency.
 pub(super) fn png(
     pixels: &[u8],
     width: u32,
@@ -41,7 +44,8 @@ pub(super) fn png(
     Ok(bytes)
 }
 
-/// A JPEG of a square picture that is stored turned, as cameras do, and says so in EXIF; shown right, it is `rgb`.
+/// Encodes a square JPEG that is stored rotated and says so in EXIF, as cameras do. Displayed
+/// correctly, it shows `rgb`.
 pub(super) fn turned_jpeg(
     rgb: &[u8],
     side: u32,
@@ -63,7 +67,8 @@ pub(super) fn turned_jpeg(
         })
         .collect();
     let plain = jpeg(&stored, side, side, quality)?;
-    // After the two bytes that begin every JPEG: one APP1 segment with a TIFF of one entry, tag 0x0112.
+    // After the two bytes that begin every JPEG: one APP1 segment with a TIFF of one entry, tag
+    // 0x0112.
     let mut bytes = plain[..2].to_vec();
     bytes.extend_from_slice(&[0xff, 0xe1, 0, 34]);
     bytes.extend_from_slice(b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0");
@@ -72,7 +77,8 @@ pub(super) fn turned_jpeg(
     Ok(bytes)
 }
 
-/// A valid PNG header of 60,000 × 60,000 pixels (10.8 GB once decoded), and 1 MB of zeros packed as its first pixels.
+/// Returns a PNG with a valid header of 60,000 × 60,000 pixels (10.8 GB decoded), whose pixel data
+/// is 1 MB of compressed zeros.
 pub(super) fn decompression_bomb() -> io::Result<Vec<u8>> {
     const SIDE: u32 = 60_000;
     let mut header = Vec::new();
@@ -106,7 +112,7 @@ mod tests {
     #[test]
     fn turned_picture_is_shown_upright_by_a_reader_that_knows_exif() {
         let side = 16;
-        // Four quarters, each of its own grey.
+        // Four quarters, each in its own grey.
         let quarter = |at: usize| [40u8, 100, 160, 220][2 * (at / 16 / 8) + at % 16 / 8];
         let rgb: Vec<u8> = (0..256).flat_map(|at| [quarter(at); 3]).collect();
         for orientation in ORIENTATIONS {

@@ -1,5 +1,7 @@
-//! The three layouts in which people keep image-text pairs, one writer each: WebDataset tars, Parquet as Hugging Face writes
-//! it, a folder with a CSV. They write what they are given, damaged or not, in the order given, the same bytes each time.
+//! Writers for the three common layouts of image-text pairs: WebDataset tars, Parquet as Hugging
+//! Face writes it, and a folder with a CSV.
+//!
+//! They write records as given, damaged or not, in the given order, always with the same bytes.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -15,10 +17,10 @@ use parquet::file::properties::WriterProperties;
 use super::DemoError;
 use super::sample::{COLUMNS, Sample};
 
-/// Rows of a row group, and so the most that wait in memory.
+/// Rows of a row group, and the most that wait in memory.
 const PARQUET_ROWS: usize = 256;
 
-/// A WebDataset shard: `KEY.jpg` or `KEY.png`, `KEY.txt`, `KEY.json` for each sample.
+/// A WebDataset shard: `KEY.jpg` or `KEY.png`, `KEY.txt` and `KEY.json` for each sample.
 pub(super) struct TarWriter {
     path: PathBuf,
     tar: tar::Builder<BufWriter<File>>,
@@ -56,12 +58,13 @@ impl TarWriter {
     }
 
     pub(super) fn finish(self) -> Result<(), DemoError> {
-        // Not left to the drop, which would hide a full disk.
+        // Dropping the writer would hide a full disk.
         self.tar.into_inner().and_then(|mut file| file.flush()).map_err(DemoError::io(&self.path))
     }
 }
 
-/// `image` as `struct<bytes: binary, path: string>`, `caption`, and the columns.
+/// A Parquet file with `image` as `struct<bytes: binary, path: string>`, `caption`, and the
+/// columns.
 pub(super) struct ParquetFile {
     path: PathBuf,
     schema: SchemaRef,
@@ -135,7 +138,8 @@ fn image_fields() -> Fields {
     ])
 }
 
-/// `images/KEY.jpg` or `.png`, and `captions.csv` with `file_name`, `caption` and the columns.
+/// A folder with `images/KEY.jpg` or `.png`, and `captions.csv` with `file_name`, `caption` and the
+/// columns.
 pub(super) struct FolderWriter {
     folder: PathBuf,
     csv_path: PathBuf,
@@ -173,7 +177,7 @@ impl FolderWriter {
     }
 }
 
-/// A small text file.
+/// Writes a small text file.
 pub(super) fn write_text(path: &Path, text: &str) -> Result<(), DemoError> {
     let written: io::Result<()> =
         File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));

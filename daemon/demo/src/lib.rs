@@ -1,10 +1,13 @@
-//! Demo data: thousands of drawn scenes whose captions compose (shape, colour, size, place, number, relation), in the three
-//! layouts that ingest reads, with the damage that found data has.
+//! Demo data: thousands of drawn scenes with composed captions, in the three layouts that ingest
+//! reads.
 //!
-//! For the demonstration and the tests of everything else: small enough to train on within minutes on two cores, hard
-//! enough to tell learning from guessing, since the held-out scenes show pairs of colour and shape that training never
-//! sees. It does not split or curate: the SQL files beside the data do, in sight of the user.
-//! Invariant: the bytes are a pure function of the options; what a caption or a column says is true of its picture.
+//! Captions combine shape, colour, size, place, number and relation. The data has the faults of
+//! scraped data. It trains within minutes on two cores. It also tells learning from guessing,
+//! because the held-out scenes show pairs of colour and shape that training never sees.
+//!
+//! This crate does not split or curate. The SQL files beside the data do that, where the user sees
+//! it. The bytes are a pure function of the options, and every caption and column is true of its
+//! picture.
 
 mod caption;
 mod damage;
@@ -28,46 +31,46 @@ use parquet::errors::ParquetError;
 use layouts::{FolderWriter, ParquetFile, TarWriter, write_text};
 use sample::Recipe;
 
-/// What to generate.
+/// Options of the generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DemoOptions {
-    /// Good scenes; about a tenth as many damaged records come with them.
+    /// Good scenes. About a tenth as many damaged records are added.
     pub scenes: u32,
     pub seed: u64,
-    /// Side of most images in pixels; some are a sixth, some a third larger.
+    /// Side of most images in pixels. Some are a sixth larger, some a third.
     pub image_size: u32,
 }
 
 impl Default for DemoOptions {
-    /// About 3,500 pairs to train on and 900 held out.
+    /// About 3,500 pairs for training and 900 held out.
     fn default() -> Self {
         Self { scenes: 4500, seed: 0, image_size: 96 }
     }
 }
 
-/// What was generated.
+/// Counts of the generated records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DemoReport {
-    /// What to ingest: globs and files, in the order of their keys.
+    /// Globs and files to ingest, in the order of their keys.
     pub sources: Vec<PathBuf>,
     /// Good scenes without a held-out composition.
     pub training: u32,
-    /// Good scenes with one.
+    /// Good scenes with a held-out composition.
     pub heldout: u32,
-    /// Of those, scenes of a single object.
+    /// Held-out scenes with a single object.
     pub heldout_single: u32,
     /// Damaged records by kind.
     pub damaged: BTreeMap<&'static str, u32>,
 }
 
-/// What can go wrong.
+/// Errors of the generator.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     #[error(
-        "{path} exists already and is not an empty folder. Name another one, or remove it first"
+        "{path} exists already and is not an empty folder: choose another one or remove it first"
     )]
     Exists { path: PathBuf },
-    #[error("{name} must be {low} to {high}, got {given}")]
+    #[error("{name} must be from {low} to {high}, got {given}")]
     Option { name: &'static str, low: u32, high: u32, given: u32 },
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
@@ -86,10 +89,12 @@ impl DemoError {
     }
 }
 
-/// Tars of the WebDataset; together they hold seven tenths of the records.
+/// The WebDataset's tars. Together they hold seven tenths of the records.
 const TARS: [&str; 3] = ["scenes-00000.tar", "scenes-00001.tar", "scenes-00002.tar"];
 
-/// Fills the folder `out`, which must not exist or be empty. It appears when it is whole.
+/// Generates demo data in the folder `out`, which must be empty or missing.
+///
+/// The folder appears only when it is complete.
 pub fn generate(out: &Path, options: DemoOptions) -> Result<DemoReport, DemoError> {
     for (name, low, high, given) in
         [("scenes", 1, 10_000_000, options.scenes), ("image_size", 64, 1024, options.image_size)]
@@ -106,12 +111,12 @@ pub fn generate(out: &Path, options: DemoOptions) -> Result<DemoReport, DemoErro
         fs::remove_dir_all(&unfinished).map_err(DemoError::io(&unfinished))?;
     }
     let report = fill(&unfinished, out, options)?;
-    // Not flushed file by file: after a power cut the seed makes it again.
+    // Files are not flushed one by one, because after a power cut the seed makes them again.
     durable::publish(&unfinished, out)?;
     Ok(report)
 }
 
-/// Writes everything into `folder`; the report says where it will lie.
+/// Writes everything into `folder`. The report's paths are those below `out`.
 fn fill(folder: &Path, out: &Path, options: DemoOptions) -> Result<DemoReport, DemoError> {
     let DemoOptions { scenes, seed, image_size } = options;
     let recipe = Recipe { seed, scenes, image_size };
@@ -198,7 +203,7 @@ mod tests {
 
     const OPTIONS: DemoOptions = DemoOptions { scenes: 300, seed: 1, image_size: 64 };
 
-    /// Path below `folder` and hash of each file.
+    /// Returns the hash of each file by its path below `folder`.
     fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let (mut found, mut folders) = (BTreeMap::new(), vec![folder.to_owned()]);
         while let Some(inside) = folders.pop() {
@@ -215,7 +220,7 @@ mod tests {
         found
     }
 
-    /// Names and contents of the members of all tars.
+    /// Returns the names and contents of the members of all tars.
     fn members(folder: &Path) -> Vec<(String, Vec<u8>)> {
         let mut members = Vec::new();
         for name in TARS {
@@ -316,6 +321,6 @@ mod tests {
         assert_eq!(files(&out), before);
         let error = generate(&folder.path().join("none"), DemoOptions { scenes: 0, ..options })
             .unwrap_err();
-        assert!(error.to_string().contains("scenes must be 1 to"), "{error}");
+        assert!(error.to_string().contains("scenes must be from 1 to"), "{error}");
     }
 }

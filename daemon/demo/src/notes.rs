@@ -1,48 +1,51 @@
-//! The text files beside the demo data: SQL that does the curation and the split, class names, prompt templates, and a
-//! README that says what is there and what is wrong with it.
+//! The text files of the demo data: SQL for curation and the split, class names, prompt templates,
+//! and a README.
 
 use std::fmt::Write as _;
 
 use super::damage::{KINDS, count};
 use super::scene::Composition;
 
-/// One label a line: all compositions, also those that training never sees.
+/// Returns the class names, one per line: all compositions, including those that training never
+/// sees.
 pub(super) fn classes() -> String {
     Composition::all().fold(String::new(), |text, composition| text + &composition.label() + "\n")
 }
 
-/// `{}` stands for a class name.
+/// Prompt templates. `{}` stands for a class name.
 pub(super) const TEMPLATES: &str =
     "a {}\none {}\na picture of a {}\na small {}\na large {}\nthere is a {}\n";
 
-/// Pairs to train on.
+/// Returns SQL that selects the pairs for training.
 pub(super) fn train_sql() -> String {
     let held_out = held_out_list();
     curated(
-        "Pairs to train on: whatever is fit for use and shows none of the compositions that are kept for the evaluation.",
+        "Pairs for training: all usable ones without a held-out composition.",
         &format!("a.label NOT IN ({held_out})\n  AND a.other NOT IN ({held_out})"),
     )
 }
 
-/// Pairs for the evaluation.
+/// Returns SQL that selects the pairs for evaluation.
 pub(super) fn heldout_sql() -> String {
     let held_out = held_out_list();
     curated(
-        "Pairs to evaluate retrieval on: each shows a composition of colour and shape that training never saw.",
+        "Pairs for evaluating retrieval: each shows a composition of colour and shape that \
+         training never saw.",
         &format!("(a.label IN ({held_out})\n    OR a.other IN ({held_out}))"),
     )
 }
 
-/// Single objects for zero-shot classification.
+/// Returns SQL that selects single objects for zero-shot classification.
 pub(super) fn heldout_single_sql() -> String {
     let held_out = held_out_list();
     curated(
-        "Pairs for zero-shot classification: one object, of a composition that training never saw. `label` is its class.",
+        "Pairs for zero-shot classification: one object, of a composition that training never saw. \
+         `label` is its class.",
         &format!("a.kind = 'single'\n  AND a.label IN ({held_out})"),
     )
 }
 
-/// A query of the pairs that are fit for use and for which `condition` holds; `a` is the pair.
+/// Returns SQL that selects the usable pairs for which `condition` holds. In it, `a` is the pair.
 fn curated(purpose: &str, condition: &str) -> String {
     format!(
         "-- {purpose}
@@ -57,14 +60,16 @@ WITH usable AS (
 SELECT a.uid
 FROM usable AS a
 WHERE {condition}
-  -- Of pairs with the same image, one.
+  -- Keep one of the pairs with the same image.
   AND NOT EXISTS (
     SELECT 1 FROM usable AS b
     WHERE b.sha256 = a.sha256 AND b.uid < a.uid)
-  -- Of JPEGs of one size that look the same, not the one that was saved again at two thirds of the bytes or less.
+  -- Drop near-duplicates: JPEGs of equal size that look the same, saved again at two thirds of
+  -- the bytes or less.
   AND NOT EXISTS (
     SELECT 1 FROM usable AS b
-    WHERE b.label = a.label AND b.format = 'jpeg' AND a.format = 'jpeg' AND b.width = a.width AND b.height = a.height
+    WHERE b.label = a.label AND b.format = 'jpeg' AND a.format = 'jpeg'
+      AND b.width = a.width AND b.height = a.height
       AND 2 * b.bytes >= 3 * a.bytes AND hamming(a.phash, b.phash) <= 2)
 "
     )
@@ -78,36 +83,41 @@ fn held_out_list() -> String {
     labels.join(", ")
 }
 
-/// What is in the folder.
+/// Returns the README, which describes the folder.
 pub(super) fn readme(seed: u64, scenes: u32) -> String {
     let mut text = format!(
         "Demo data of Diptych: {scenes} drawn scenes with captions, seed {seed}.
-Made by `diptych demo-data`; the same seed makes the same bytes. No rights are claimed in it.
+`diptych demo-data` made it, and makes the same bytes from the same seed.
+No rights are claimed in it.
 
-Sources (each record is in one of them; all have the same columns)
+Sources (each record is in one of them, with the same columns)
   scenes-*.tar         KEY.jpg or KEY.png, KEY.txt (caption), KEY.json (columns)
   scenes.parquet       image struct<bytes, path>, caption, columns
-  folder/captions.csv  file_name, caption, columns; the files are in folder/images
+  folder/captions.csv  file_name, caption, columns; the images are in folder/images
 
 Columns
   kind      single: one object; count: two or three of the same; relation: two different ones
-  label     colour and shape of the main object, as in \"red circle\"; colour and shape also apart
+  label     colour and shape of the main object, such as \"red circle\"; also alone, in the
+            columns colour and shape
   size      small, large; place: left, right, top, bottom, centre; number: one, two, three
   relation  of the main object to the other one: left of, right of, above, below, inside
   other     colour and shape of the other object
-  heldout   true if any object has one of the held-out compositions below; a check of the SQL, not its means
-  \"none\" stands where a column does not apply.
+  heldout   true if any object has a held-out composition (see below); a check of the SQL, which
+            does not use it
+  A column that does not apply is \"none\".
 
-Held out: of 6 shapes x 8 colours, colour number j is never shown to training with shape number j mod 6:
+Held out: of 6 shapes x 8 colours, training never sees colour number j with shape number j mod 6:
   {held_out}
-Every colour and every shape is trained on, these pairs of them never, in no scene. The SQL files make the split:
-  train.sql            fit for use, none of these compositions
-  heldout.sql          fit for use, one of these compositions at least: retrieval
-  heldout_single.sql   of those, single objects: zero-shot classification (classes.txt, templates.txt)
-Two scenes of every thousand show a red circle left of a blue square, both held out, so that a search for it has something
-to find.
+Training shows every colour and every shape, but never these combinations. The SQL files make the
+split:
+  train.sql            usable pairs without these compositions
+  heldout.sql          usable pairs with at least one of them: retrieval
+  heldout_single.sql   those with a single object: zero-shot classification (classes.txt,
+                       templates.txt)
+Two scenes per thousand show a red circle left of a blue square, both held out, so that a search
+for them finds something.
 
-Damaged on purpose, beside the good scenes
+Deliberately damaged records, in addition to the good scenes
 ",
         held_out = held_out_list().replace('\'', ""),
     );

@@ -1,24 +1,25 @@
-//! Seeded random numbers for the generator: SplitMix64, written out so that a seed gives the same data for ever.
+//! Seeded random numbers for the generator: SplitMix64, implemented here so that a seed always
+//! gives the same data.
 //!
-//! Not for anything secret. The invariant: the numbers depend on (seed, stream, index) alone, so one scene's numbers never
-//! depend on how many another scene used.
+//! They are not fit for secrets. Numbers depend only on (seed, stream, index), so one scene's
+//! numbers never depend on how many another scene used.
 
-/// What a sequence of numbers is for. Different purposes of the same scene must not share numbers.
+/// The purpose of a sequence of numbers. Different purposes of one scene must not share numbers.
 #[derive(Clone, Copy)]
 pub(super) enum Stream {
-    /// Which compositions a block of scenes shows.
+    /// The compositions of a block of scenes.
     Deck = 1,
-    /// What a scene holds and where.
+    /// The contents of a scene and their places.
     Scene,
-    /// The words of its caption.
+    /// The words of a scene's caption.
     Caption,
-    /// The words of a second caption of the same picture.
+    /// The words of a second caption of that picture.
     OtherCaption,
     /// Background, shades, outlines.
     Look,
     /// File format and quality.
     File,
-    /// Which records are damaged, and the order of all.
+    /// The damaged records, and the order of all records.
     Plan,
 }
 
@@ -35,12 +36,12 @@ impl Random {
         mix(self.0)
     }
 
-    /// A whole number in `0..n`. The bias of the multiplication is below n / 2⁶⁴.
+    /// Returns a whole number in `0..n`. The bias of the multiplication is below n / 2⁶⁴.
     pub(super) fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.bits()) * n as u128) >> 64) as usize
     }
 
-    /// A number in `low..high`.
+    /// Returns a number in `low..high`.
     pub(super) fn between(&mut self, low: f32, high: f32) -> f32 {
         let unit = (self.bits() >> 40) as f32 / (1u32 << 24) as f32;
         low + (high - low) * unit
@@ -54,7 +55,7 @@ impl Random {
         from[self.below(from.len())]
     }
 
-    /// Fisher and Yates.
+    /// Shuffles by the method of Fisher and Yates.
     pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
@@ -74,7 +75,8 @@ mod tests {
 
     #[test]
     fn mixing_is_splitmix64() {
-        // First outputs of the reference implementation (Vigna, splitmix64.c) for the state 1234567.
+        // First outputs of the reference implementation (Vigna, splitmix64.c) for the state
+        // 1234567.
         let mut random = Random(1_234_567);
         assert_eq!(random.bits(), 6_457_827_717_110_365_317);
         assert_eq!(random.bits(), 3_203_168_211_198_807_973);

@@ -1,5 +1,6 @@
-//! One record as it will lie in a file: its image's bytes, its caption, its columns. A pure function of (seed, record, size);
-//! where it is written is the business of `layouts`.
+//! Records as they are written: image bytes, caption and columns.
+//!
+//! A sample is a pure function of (seed, record, size). `layouts` writes it.
 
 use image::{ExtendedColorType, ImageError};
 
@@ -10,8 +11,9 @@ use super::encode::{ORIENTATIONS, decompression_bomb, jpeg, png, turned_jpeg};
 use super::random::{Random, Stream};
 use super::scene::{Content, Place, Scene, Size, example_scene, scene};
 
-/// The columns of every record beside its image and caption, as text; `none` where one does not apply, so that `NOT IN`
-/// in SQL needs no thought of nulls.
+/// The columns of every record beside its image and caption, as text.
+///
+/// A column that does not apply is `none`, so that `NOT IN` in SQL need not handle nulls.
 pub(super) const COLUMNS: [&str; 10] =
     ["kind", "label", "colour", "shape", "size", "place", "number", "relation", "other", "heldout"];
 
@@ -27,7 +29,7 @@ pub(super) struct Sample {
     pub(super) columns: [String; COLUMNS.len()],
 }
 
-/// How a scene is stored.
+/// The storage format of a scene.
 #[derive(Clone, Copy)]
 enum Storage {
     Jpeg { quality: u8 },
@@ -36,7 +38,7 @@ enum Storage {
     TransparentPng,
 }
 
-/// Everything that is the same for all records.
+/// The options that all records share.
 #[derive(Clone, Copy)]
 pub(super) struct Recipe {
     pub(super) seed: u64,
@@ -45,7 +47,7 @@ pub(super) struct Recipe {
 }
 
 impl Recipe {
-    /// The scene with this number. The first of them, two of a thousand, are the README's example.
+    /// Returns the scene with this number. The first two per thousand are the README's example.
     pub(super) fn scene(&self, index: u32) -> Scene {
         if index < self.scenes / 500 {
             example_scene(self.seed, u64::from(index))
@@ -54,7 +56,8 @@ impl Recipe {
         }
     }
 
-    /// Two thirds JPEG, of which some are stored turned; a third PNG, of which some are transparent. Three sizes.
+    /// Returns the format and side of a scene's image. Two thirds are JPEG, of which some are
+    /// rotated. A third is PNG, of which some are transparent. There are three sizes.
     fn storage(&self, index: u32) -> (Storage, u32) {
         let mut random = Random::new(self.seed, Stream::File, u64::from(index));
         let quality = random.pick(&[88, 91, 94]);
@@ -68,7 +71,7 @@ impl Recipe {
         (storage, side)
     }
 
-    /// Whether the scene is stored as a plain JPEG: what near-duplicates are made of.
+    /// Returns whether the scene is stored as a plain JPEG, from which near-duplicates are made.
     pub(super) fn is_jpeg(&self, index: u32) -> bool {
         matches!(self.storage(index).0, Storage::Jpeg { .. })
     }
@@ -118,7 +121,7 @@ impl Recipe {
         Ok(Sample { caption, image, extension, columns: columns(&scene) })
     }
 
-    /// The image file of a record that has a picture.
+    /// Encodes the image file of a record with a picture.
     fn picture(
         &self,
         scene: &Scene,
@@ -129,7 +132,7 @@ impl Recipe {
         let side = if record.damage == Some(Damage::Thumbnail) { 8 } else { side };
         let transparent = matches!(storage, Storage::TransparentPng);
         let mut look = Random::new(self.seed, Stream::Look, u64::from(record.scene));
-        // Only a side of 0 has no picture, and the options do not allow that.
+        // Only a side of 0 has no picture, and the options exclude it.
         let rgba = draw(scene, side, transparent, &mut look).unwrap_or_default();
         let mut rgb = Vec::with_capacity(rgba.len() / 4 * 3);
         for pixel in rgba.chunks_exact(4) {

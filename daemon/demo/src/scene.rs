@@ -1,7 +1,7 @@
-//! What a scene can hold, and the drawing of lots that says what one does hold and where: numbers only, no pixels, no words.
+//! Scenes and their random generation: numbers only, no pixels or words.
 //!
-//! A scene is a pure function of (seed, index). Lengths are fractions of the image's side, y points down, so the same scene
-//! can be drawn at any size.
+//! A scene is a pure function of (seed, index). Lengths are fractions of the image's side and y
+//! points down, so a scene can be drawn at any size.
 
 use super::random::{Random, Stream};
 
@@ -31,7 +31,7 @@ impl Shape {
     pub(super) const ALL: [Self; 6] =
         [Self::Circle, Self::Square, Self::Triangle, Self::Star, Self::Cross, Self::Heart];
 
-    /// Shapes with a middle wide enough to hold another object.
+    /// Shapes whose middle is wide enough to hold another object.
     const ROOMY: [Self; 4] = [Self::Circle, Self::Square, Self::Triangle, Self::Heart];
 
     pub(super) fn name(self) -> &'static str {
@@ -44,7 +44,8 @@ impl Shape {
 }
 
 impl Colour {
-    /// No name begins with a vowel, so "a" is always the right article and one prompt template fits all.
+    /// No name begins with a vowel, so "a" is always the right article and every prompt template
+    /// fits.
     pub(super) const ALL: [Self; 8] = [
         Self::Red,
         Self::Blue,
@@ -61,7 +62,7 @@ impl Colour {
     }
 }
 
-/// A shape with its colour: what the held-out set is made of.
+/// A colour with a shape. The held-out set is made of such pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Composition {
     pub(super) colour: Colour,
@@ -75,13 +76,16 @@ impl Composition {
             .flat_map(|colour| Shape::ALL.into_iter().map(move |shape| Self { colour, shape }))
     }
 
-    /// "red circle"
+    /// Returns the composition's label, such as "red circle".
     pub(super) fn label(self) -> String {
         format!("{} {}", self.colour.name(), self.shape.name())
     }
 
-    /// The rule of the split: colour number j is never shown to training with shape number j mod 6. So each of the 8 colours
-    /// loses one shape of 6, each shape loses one or two colours of 8, and every colour and shape is still learnt.
+    /// Returns whether training must not see the composition: colour number j with shape number j
+    /// mod 6.
+    ///
+    /// Each of the 8 colours loses one shape of 6, and each shape loses one or two colours of 8.
+    /// Training still sees every colour and every shape.
     pub(super) fn held_out(self) -> bool {
         self.shape as usize == self.colour as usize % Shape::ALL.len()
     }
@@ -133,18 +137,18 @@ impl Relation {
     }
 }
 
-/// What is true of a scene, beside its main composition.
+/// The facts of a scene beside its main composition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     /// One object.
     Single { size: Size, place: Place },
-    /// Two or three of the same.
+    /// Two or three equal objects.
     Count { number: u8, size: Size },
-    /// The main object, and where it is as seen from another one.
+    /// The main object and its position relative to another one.
     Relation { relation: Relation, other: Composition },
 }
 
-/// One thing to draw.
+/// An object to draw.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Object {
     pub(super) composition: Composition,
@@ -165,7 +169,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// A scene that shows any held-out composition is kept from training, whichever object it is.
+    /// Returns whether any object has a held-out composition. Training must not see such a scene.
     pub(super) fn held_out(&self) -> bool {
         self.objects.iter().any(|object| object.composition.held_out())
     }
@@ -179,10 +183,10 @@ impl Scene {
     }
 }
 
-/// The scene with this number.
+/// Returns the scene with this number.
 pub(super) fn scene(seed: u64, index: u64) -> Scene {
     let mut random = Random::new(seed, Stream::Scene, index);
-    let main = dealt(seed, index);
+    let main = deal(seed, index);
     let lot = random.between(0.0, 1.0);
     if lot < 0.45 {
         single(main, &mut random)
@@ -203,7 +207,8 @@ pub(super) fn scene(seed: u64, index: u64) -> Scene {
     }
 }
 
-/// A red circle left of a blue square, so that the question of the README has an answer; both are held out.
+/// Returns a red circle left of a blue square, so that the README's question has an answer. Both
+/// are held out.
 pub(super) fn example_scene(seed: u64, index: u64) -> Scene {
     let mut random = Random::new(seed, Stream::Scene, index);
     let [main, other] = [(Colour::Red, Shape::Circle), (Colour::Blue, Shape::Square)]
@@ -211,8 +216,8 @@ pub(super) fn example_scene(seed: u64, index: u64) -> Scene {
     related(main, Relation::LeftOf, other, &mut random)
 }
 
-/// Compositions are dealt like cards, so that every 48 scenes in a row show each of them once.
-fn dealt(seed: u64, index: u64) -> Composition {
+/// Deals compositions like cards, so that every block of 48 scenes shows each of them once.
+fn deal(seed: u64, index: u64) -> Composition {
     let mut deck: Vec<Composition> = Composition::all().collect();
     Random::new(seed, Stream::Deck, index / deck.len() as u64).shuffle(&mut deck);
     deck[(index % deck.len() as u64) as usize]
@@ -239,7 +244,7 @@ fn single(main: Composition, random: &mut Random) -> Scene {
     Scene { main, content: Content::Single { size, place }, objects }
 }
 
-/// The objects stand on a ring around the middle, far enough apart not to touch.
+/// Places the objects on a ring around the middle, too far apart to touch.
 fn count(main: Composition, random: &mut Random) -> Scene {
     let number = random.pick(&[2u8, 3]);
     let size = random.pick(&[Size::Small, Size::Large]);
@@ -277,7 +282,7 @@ fn related(
         Relation::Inside => {
             let (x, y) = (0.5 + random.between(-0.06, 0.06), 0.5 + random.between(-0.06, 0.06));
             let outer = object(other, x, y, random.between(0.38, 0.42), random);
-            // A triangle's and a heart's middle is not the middle of their extent.
+            // The middle of a triangle or heart is not the middle of its extent.
             let lower = if other.shape == Shape::Triangle { 0.2 * outer.radius } else { 0.0 };
             let inner = object(main, x, y + lower, random.between(0.13, 0.145), random);
             return Scene {

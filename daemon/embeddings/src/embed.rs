@@ -1,4 +1,4 @@
-//! Embeddings in the store: computes those of a selection that are not there yet. What is near to what, `nearest` says.
+//! Computes the missing embeddings of a selection and stores them.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,24 +7,26 @@ use diptych_pipeline::Selection;
 use diptych_schemas::{ContentHash, Uid};
 use diptych_store::{Modality, Store};
 
-use crate::encode::{EncodeSpec, each_batch};
+use crate::encode::{EncodeSpec, for_each_batch};
 use crate::models::Model;
 
-/// Pairs that are stored at once: appending is durable, so each costs a flush.
+/// Pairs stored at once. Each append is flushed to the disk, so many share one.
 const STORE_AT_ONCE: usize = 1024;
 
-/// What [`embed`] did.
+/// The result of [`embed`].
 #[derive(Clone, Copy, Debug)]
 pub struct Embedded {
     pub producer: ContentHash,
-    /// Pairs that were embedded now; the rest of the selection was there.
+    /// Pairs that this call embedded. The store held the others already.
     pub added: usize,
-    /// Whether it was told not to go on before the end.
+    /// Whether `go_on` ended the work early.
     pub stopped: bool,
 }
 
-/// Makes sure that the store holds the embeddings of a selection's images and captions by this model. Killed and called again,
-/// it computes only what is missing. `go_on` hears how many pairs are done each time, and says whether to go on.
+/// Makes sure that the store holds a model's embeddings of a selection's images and captions.
+///
+/// It computes only the missing ones, so an interrupted call can simply be repeated. After each
+/// batch, `go_on` gets the number of pairs in it and returns whether to continue.
 pub fn embed(
     store: &Store,
     model: &Model,
@@ -38,7 +40,7 @@ pub fn embed(
     let dimension = model.encoder.dimension();
     let mut images = store.embedding_writer(producer, Modality::Image, dimension, &source)?;
     let mut texts = store.embedding_writer(producer, Modality::Text, dimension, &source)?;
-    // A kill between the two appends leaves pairs that only one of them has.
+    // A kill between the two appends leaves pairs that only one set holds.
     let missing: HashSet<usize> =
         images.missing(&selection.uids).into_iter().chain(texts.missing(&selection.uids)).collect();
     let mut added = 0;
@@ -48,9 +50,9 @@ pub fn embed(
         rows.sort_unstable();
         let todo = subset(selection, &rows);
         let mut pending = Pending::default();
-        each_batch(model, dataset, &todo, spec, |batch, image_rows, text_rows| {
+        for_each_batch(model, dataset, &todo, spec, |batch, image_rows, text_rows| {
             for entry in &batch.skipped {
-                tracing::warn!("left out {} {}: {}", entry.source, entry.key, entry.detail);
+                tracing::warn!("skipping {} {}: {}", entry.source, entry.key, entry.detail);
             }
             pending.uids.extend(&batch.uids);
             pending.images.extend(image_rows);
@@ -99,7 +101,7 @@ impl Pending {
     }
 }
 
-/// Some rows of a selection, as a selection of its own.
+/// Returns some rows of a selection as a selection of their own.
 pub fn subset(selection: &Selection, rows: &[usize]) -> Selection {
     Selection {
         uids: rows.iter().map(|&row| selection.uids[row]).collect(),

@@ -1,4 +1,6 @@
-//! Embeddings of a selection: runs the evaluation loader and the encoder. Used by evaluation, `embed`, `score` and `search`.
+//! Encodes a selection: the evaluation loader feeds the encoder.
+//!
+//! Evaluation, `embed`, `score` and `search` use it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,31 +11,33 @@ use diptych_schemas::{LedgerEntry, LoaderConfig, Uid};
 
 use crate::models::Model;
 
-/// How a selection is encoded.
+/// Settings for encoding a selection.
 #[derive(Clone, Copy, Debug)]
 pub struct EncodeSpec {
-    /// Pairs at a time.
+    /// Pairs per batch.
     pub batch_size: usize,
-    /// Decoding threads; 0: one for each core.
+    /// Decoding threads. 0 means one per core.
     pub threads: usize,
 }
 
 /// The embeddings of the pairs whose image could be decoded.
 #[derive(Debug, Default)]
 pub struct Encoded {
-    /// [N].
+    /// `[pairs]`.
     pub uids: Vec<Uid>,
     pub captions: Vec<String>,
-    /// [N, D], rows of unit length.
+    /// `[pairs, dimension]`, rows of unit length.
     pub images: Vec<f32>,
     pub texts: Vec<f32>,
     pub skipped: Vec<LedgerEntry>,
 }
 
-/// How often it is asked whether to go on, while no batch comes.
-const ASKED_EVERY: Duration = Duration::from_millis(100);
+/// Interval at which `go_on` is called while no batch arrives.
+const GO_ON_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Encodes the pairs of a selection in its order, or the first of them: asks again and again whether to go on, with how many are done.
+/// Encodes the pairs of a selection in order, until `go_on` returns `false`.
+///
+/// `go_on` gets the number of pairs done so far, and is called repeatedly.
 pub fn encode_while(
     model: &Model,
     dataset: &Path,
@@ -44,7 +48,7 @@ pub fn encode_while(
     let mut all = Encoded::default();
     let mut batches = batches(model, dataset, selection, spec)?;
     while go_on(all.uids.len() + all.skipped.len()) {
-        let batch = match batches.next_within(ASKED_EVERY) {
+        let batch = match batches.next_within(GO_ON_INTERVAL) {
             Waited::Batch(batch) => batch?,
             Waited::NotYet => continue,
             Waited::Ended => break,
@@ -57,14 +61,16 @@ pub fn encode_while(
         all.skipped.extend(batch.skipped);
     }
     for entry in &all.skipped {
-        tracing::warn!("left out {} {}: {}", entry.source, entry.key, entry.detail);
+        tracing::warn!("skipping {} {}: {}", entry.source, entry.key, entry.detail);
     }
     Ok(all)
 }
 
-/// Encodes a selection batch by batch: `take` gets each batch with its images' and its captions' embeddings, [N, D], and says
-/// whether it wants more.
-pub fn each_batch(
+/// Encodes a selection batch by batch.
+///
+/// `take` gets each batch with its image and caption embeddings, each `[pairs, dimension]`, and
+/// returns whether to continue.
+pub fn for_each_batch(
     model: &Model,
     dataset: &Path,
     selection: &Selection,
@@ -99,7 +105,7 @@ fn batches(
     })?)
 }
 
-/// The images and the captions of a batch, [N, D] each.
+/// Encodes the images and the captions of a batch, each as `[pairs, dimension]`.
 pub fn encode(model: &Model, batch: &Batch) -> anyhow::Result<(Vec<f32>, Vec<f32>)> {
     Ok((model.encoder.encode_images(&batch.images)?, model.encoder.encode_tokens(&batch.tokens)?))
 }

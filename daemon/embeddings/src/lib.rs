@@ -1,8 +1,10 @@
-//! Embeddings: from a model's name to vectors, to files of them, and to what is nearest.
+//! Embeddings: from a model's name to vectors, to files of vectors, and to nearest neighbours.
 //!
-//! 1. `models` finds and loads what encodes; `encode` runs it over a selection; `embed` keeps the result in the store.
-//! 2. `files` writes and reads embeddings as other tools have them; `nearest` searches among them.
-//! 3. `session` is SQL over a dataset and a state folder; `pairs` chooses pairs and `values` reads single columns through it.
+//! 1. `models` finds and loads encoders. `encode` runs one over a selection. `embed` stores the
+//!    result.
+//! 2. `files` exchanges embeddings with other tools. `nearest` searches them.
+//! 3. `session` runs SQL over a dataset and a state folder. `pairs` chooses pairs and `values`
+//!    reads single columns through it.
 
 pub mod embed;
 pub mod encode;

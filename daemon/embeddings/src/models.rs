@@ -1,5 +1,7 @@
-//! From what a user names as a model to an encoder with its tokenizer: a run and step of a state folder, or a folder of any
-//! known format. Files decide; the store is not asked, so a model can be used while its run is training.
+//! Resolves a model's name to an encoder and its tokenizer.
+//!
+//! A name means a run and step of a state folder, or a folder in any known format. Only files are
+//! read, never the store, so a model can be used while its run is training.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,17 +15,17 @@ use diptych_trainer::{
     Device, Encoder, ModelConfig, TextInput, Weights, checkpoint, how_to_obtain, set_threads,
 };
 
-/// Where the checkpoints of a run lie.
+/// Returns the folder of a run's checkpoints.
 pub fn checkpoint_folder(state: &Path, run: &str) -> PathBuf {
     state.join("checkpoints").join(run)
 }
 
-/// The name of a checkpoint's folder: sorts by step.
+/// Returns the name of a checkpoint's folder, which sorts by step.
 pub fn checkpoint_name(step: u64) -> String {
     format!("step-{step:09}")
 }
 
-/// The folder that `--model` means.
+/// Returns the folder that `--model` means.
 pub fn resolve(named: &ModelRef) -> anyhow::Result<PathBuf> {
     let path = Path::new(&named.name);
     if path.exists() {
@@ -32,20 +34,20 @@ pub fn resolve(named: &ModelRef) -> anyhow::Result<PathBuf> {
     resolve_run(named)
 }
 
-/// The same for a run of the state folder alone: no path leaves the folder.
+/// Returns the checkpoint of a run in the state folder. No name can lead out of that folder.
 pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
     let (run, which) = match named.name.rsplit_once('@') {
-        Some((run, "best")) => (run, Which::Best),
+        Some((run, "best")) => (run, CheckpointChoice::Best),
         Some((run, step)) => {
-            let step = step.parse();
+            let step = step.parse().ok();
             (
                 run,
-                Which::Step(step.with_context(|| {
-                    format!("model {}: after @ comes the number of a step, or best", named.name)
+                CheckpointChoice::Step(step.with_context(|| {
+                    format!("model {}: a step number or `best` must follow the @", named.name)
                 })?),
             )
         }
-        None => (named.name.as_str(), Which::Newest),
+        None => (named.name.as_str(), CheckpointChoice::Newest),
     };
     let folder = checkpoint_folder(&named.state, run);
     if RunName::new(run).is_err() || !folder.is_dir() {
@@ -54,39 +56,45 @@ pub fn resolve_run(named: &ModelRef) -> anyhow::Result<PathBuf> {
         }
         let meant = other_run(&named.state, run);
         bail!(
-            "model {}: there is no such file or folder, and no run of that name with a checkpoint in {}{meant}. Runs are listed by \
-             `diptych sql \"SELECT run, state, step FROM runs\" --state {}`",
+            "model {}: no such file or folder, and no run of that name has a checkpoint in \
+             {}{meant}. List the runs with `diptych sql \"SELECT run, state, step FROM runs\" \
+             --state {}`",
             named.name,
             named.state.display(),
             named.state.display()
         );
     }
     match which {
-        Which::Best => best(&folder)?.with_context(|| {
+        CheckpointChoice::Best => best(&folder)?.with_context(|| {
             format!(
-                "run {run} has no checkpoint with a score: set checkpoint.keep_best and checkpoint.best_metric before it trains"
+                "run {run} has no checkpoint with a score: set checkpoint.keep_best and \
+                 checkpoint.best_metric before training"
             )
         }),
-        Which::Step(step) => {
+        CheckpointChoice::Step(step) => {
             let wanted = folder.join(checkpoint_name(step));
             if wanted.is_dir() {
                 return Ok(wanted);
             }
             let found = checkpoint::list(&folder)?.valid;
-            let steps: Vec<String> = found.iter().map(|found| found.manifest.step.to_string()).collect();
+            let steps: Vec<String> =
+                found.iter().map(|found| found.manifest.step.to_string()).collect();
             bail!("run {run} has no checkpoint of step {step}; it has: {}", steps.join(", "));
         }
-        Which::Newest => {
+        CheckpointChoice::Newest => {
             let (newest, rejected) = checkpoint::newest(&folder)?;
             for (path, error) in rejected {
-                tracing::warn!("{}: passed over: {error}", path.display());
+                tracing::warn!("skipping {}: {error}", path.display());
             }
-            Ok(newest.with_context(|| format!("run {run} has no whole checkpoint yet in {}", folder.display()))?.folder)
+            let newest = newest.with_context(|| {
+                format!("run {run} has no complete checkpoint yet in {}", folder.display())
+            })?;
+            Ok(newest.folder)
         }
     }
 }
 
-/// Which run may have been meant.
+/// Returns the run that the user may have meant, as a suffix for the message.
 fn other_run(state: &Path, sought: &str) -> String {
     let entries = std::fs::read_dir(checkpoint_folder(state, "")).into_iter().flatten().flatten();
     let names: Vec<String> =
@@ -95,14 +103,15 @@ fn other_run(state: &Path, sought: &str) -> String {
     name.map_or_else(String::new, |name| format!(" (did you mean {name}?)"))
 }
 
-/// Which checkpoint of a run.
-enum Which {
+/// A checkpoint of a run.
+enum CheckpointChoice {
     Newest,
     Best,
     Step(u64),
 }
 
-/// The checkpoint with the best score by the metric that the newest score is of; of equals the newest.
+/// Returns the checkpoint with the best score, by the metric of the newest score. Of equal ones,
+/// the newest wins.
 pub fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
     let found = checkpoint::list(checkpoints)?.valid;
     let Some(newest) = found.iter().rev().find_map(|found| found.manifest.score.as_ref()) else {
@@ -114,11 +123,13 @@ pub fn best(checkpoints: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, folder)| folder.clone()))
 }
 
-/// How often a model is read whose name means another folder each time.
+/// Attempts to read a model whose name resolves to another folder each time.
 const TRIES: usize = 3;
 
-/// Reads what a name means. A run that trains deletes old checkpoints: what was its newest may be gone before it is read. The name means
-/// another one then, and that is read.
+/// Reads the model that a name resolves to.
+///
+/// A training run deletes old checkpoints, so its newest one may vanish before it is read. The name
+/// then resolves to another one, which is read instead.
 pub(crate) fn read_resolved<T>(
     resolve: impl Fn() -> anyhow::Result<PathBuf>,
     read: impl Fn(&Path) -> anyhow::Result<T>,
@@ -137,7 +148,7 @@ pub(crate) fn read_resolved<T>(
     read(&path)
 }
 
-/// Reads the weights that `--model` means, and the tokenizer that belongs to them.
+/// Reads the weights that `--model` means, with their tokenizer.
 pub fn read(named: &ModelRef) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
     set_threads(named.threads);
     let config = named.config.as_deref().map(ModelConfig::named_or_file).transpose()?;
@@ -155,30 +166,32 @@ pub fn read(named: &ModelRef) -> anyhow::Result<(Weights, Arc<Tokenizer>)> {
     Ok((weights, tokenizer))
 }
 
-/// A `tokenizer.json` or a WordPiece `vocab.txt`, used as the model wants it; without one CLIP's own, of models that were made
-/// for it.
+/// Reads a `tokenizer.json` or a WordPiece `vocab.txt`, with the options that the model needs.
+///
+/// Without a path, it returns CLIP's own tokenizer if the model uses that one.
 pub fn tokenizer(path: Option<&Path>, model: &ModelConfig) -> anyhow::Result<Arc<Tokenizer>> {
-    let Some(TextInput { tokenizer: wanted, .. }) = model.texts() else {
-        bail!("{} reads no texts", model.family())
+    let Some(TextInput { tokenizer: spec, .. }) = model.texts() else {
+        bail!("models of the family {} read no texts", model.family())
     };
-    let tokenizer = match (path, &wanted.name) {
+    let tokenizer = match (path, &spec.name) {
         (Some(path), _) => {
             let options = TokenizerOptions {
-                cleaning: if wanted.canonical { Cleaning::Canonical } else { Cleaning::OfTheFile },
-                pad_id: wanted.pad_id.map(|id| id as i32),
-                separator_to_zero: wanted.strip_sep_token,
+                cleaning: if spec.canonical { Cleaning::Canonical } else { Cleaning::OfTheFile },
+                pad_id: spec.pad_id.map(|id| id as i32),
+                separator_to_zero: spec.strip_sep_token,
             };
             Tokenizer::from_file_with(path, options)?
         }
         (None, None) => Tokenizer::clip()?,
         (None, Some(name)) => bail!(
-            "the model wants the tokenizer {name}: name its tokenizer.json (model.tokenizer), or lay it into the folder of the weights"
+            "the model needs the tokenizer {name}: set model.tokenizer to its tokenizer.json, or \
+             put that file beside the weights"
         ),
     };
     Ok(Arc::new(tokenizer))
 }
 
-/// An encoder on the device that was asked for, with its tokenizer.
+/// Loads an encoder onto the requested device, with its tokenizer.
 pub fn load(named: &ModelRef) -> anyhow::Result<Model> {
     let device = Device::parse(&named.device)?;
     let (weights, tokenizer) = read(named)?;
@@ -186,7 +199,7 @@ pub fn load(named: &ModelRef) -> anyhow::Result<Model> {
     Ok(Model { encoder, tokenizer, path: weights.path })
 }
 
-/// What encodes.
+/// An encoder with its tokenizer.
 pub struct Model {
     pub encoder: Encoder,
     pub tokenizer: Arc<Tokenizer>,
@@ -198,7 +211,7 @@ impl Model {
         self.encoder.config().vision.image_size as u32
     }
 
-    /// How images become what the encoder takes.
+    /// How images are resized for the encoder.
     pub fn resize(&self) -> EvalResize {
         self.encoder.config().preprocess.resize
     }
@@ -207,12 +220,12 @@ impl Model {
         self.encoder.config().text.context_length as usize
     }
 
-    /// The bytes of an image file → u8 [H, W, 3], as the encoder takes it.
+    /// Converts the bytes of an image file to the encoder's input, u8 `[height, width, 3]`.
     pub fn pixels(&self, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
         Ok(eval_transform(&decode(bytes, MAX_PIXELS)?, self.image_size(), self.resize())?)
     }
 
-    /// Texts → f32 [N, D], some at a time so that memory stays flat.
+    /// Encodes texts as f32 `[texts, dimension]`, a few at a time so that memory stays flat.
     pub fn encode_texts(&self, texts: &[String]) -> anyhow::Result<Vec<f32>> {
         const AT_ONCE: usize = 256;
         let mut rows = Vec::with_capacity(texts.len() * self.encoder.dimension());
@@ -235,7 +248,7 @@ mod tests {
     #[test]
     fn checkpoint_that_goes_while_it_is_read_gives_way_to_the_newest() {
         let newest = Cell::new(1);
-        // A run that writes a checkpoint each time that somebody looks, and keeps one.
+        // Like a run that writes a checkpoint between any two calls, and keeps one.
         let resolve = || {
             newest.set(newest.get() + 1);
             Ok(PathBuf::from(newest.get().to_string()))
@@ -243,7 +256,7 @@ mod tests {
         let gone = |path: &Path| -> anyhow::Result<i32> { bail!("{} is gone", path.display()) };
         let read = |path: &Path| if path == Path::new("3") { Ok(3) } else { gone(path) };
         assert_eq!(read_resolved(resolve, read).unwrap(), 3);
-        // It ends, whatever the run does; and where nothing has changed, it does not try again.
+        // The loop ends whatever the run does. If nothing changed, it does not retry.
         newest.set(10);
         let error = read_resolved(resolve, gone).unwrap_err();
         assert_eq!((newest.get(), error.to_string()), (13, "13 is gone".into()));

@@ -1,4 +1,4 @@
-//! The pairs that a command works on: of a selection, of a condition, or all of a dataset.
+//! The pairs that a command works on: a selection, a condition, or a whole dataset.
 
 use std::path::Path;
 
@@ -9,11 +9,13 @@ use diptych_schemas::{ContentHash, DatasetManifest, PairChoice, RemoteConfig, is
 
 use crate::session::with_session;
 
-/// Characters of a condition that a name holds.
+/// Characters of a condition that a name includes.
 const NAME_LENGTH: usize = 80;
 
-/// The pairs that are meant; a selection of another dataset is refused. A condition's, and all pairs of a dataset, are a selection that
-/// stays in memory; it has the same hash whenever the same pairs are meant.
+/// Returns the chosen pairs. A selection of another dataset is an error.
+///
+/// The pairs of a condition, and all pairs of a dataset, form a selection in memory. Its hash is
+/// the same whenever the pairs are the same.
 pub fn chosen_pairs(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Selection> {
     let read = |path: &Path| -> anyhow::Result<Selection> {
         let selection = Selection::read(path)?;
@@ -26,7 +28,7 @@ pub fn chosen_pairs(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Selec
         (None, None) => (EVERYTHING, None),
         (Some(condition), part_of) => {
             if condition.trim().is_empty() {
-                bail!("--where is empty: give a condition, as in \"width > 64\", or leave it out");
+                bail!("--where is empty: pass a condition such as \"width > 64\" or omit it");
             }
             (condition.as_str(), part_of)
         }
@@ -38,8 +40,8 @@ pub fn chosen_pairs(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Selec
             return Ok(found);
         }
         bail!(
-            "--where asks the columns of a dataset on this machine, and {} lies elsewhere: name a --selection, which `diptych select` makes \
-             where the dataset is a folder",
+            "--where needs a dataset on this machine, and {} is remote: pass a --selection \
+             instead, made by `diptych select` on a machine that holds the dataset",
             dataset.display()
         );
     }
@@ -61,7 +63,7 @@ pub fn chosen_pairs(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Selec
     Ok(found)
 }
 
-/// The same; none where all pairs are meant.
+/// Returns the chosen pairs, or `None` if all pairs are chosen.
 pub fn chosen_part(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Option<Selection>> {
     if choice.is_everything() {
         return Ok(None);
@@ -69,7 +71,8 @@ pub fn chosen_part(dataset: &Path, choice: &PairChoice) -> anyhow::Result<Option
     chosen_pairs(dataset, choice).map(Some)
 }
 
-/// What the pairs are called in results: the name of the selection's file, or of the dataset, with the condition.
+/// Returns the name of the pairs in results: that of the selection's file or of the dataset, with
+/// the condition.
 pub fn name_of_pairs(dataset: &Path, choice: &PairChoice) -> String {
     let base =
         choice.selection.as_deref().and_then(Path::file_stem).or_else(|| dataset.file_name());

@@ -1,4 +1,4 @@
-//! SQL over a dataset and a state folder: the session with every table and function that is there.
+//! SQL sessions over a dataset and a state folder, with every table and function.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use diptych_store::Store;
 
 use crate::nearest::{self, Models, PlanNearest};
 
-/// Bytes of the stack on which statements are parsed and planned, by recursion. Only what is used takes memory.
+/// Stack for parsing and planning statements, which recurse. Only the used part takes memory.
 const PLANNING_STACK: usize = 256 << 20;
-/// Bytes of the stacks on which rows are computed.
+/// Stacks of the threads that compute rows.
 const COMPUTING_STACK: usize = 16 << 20;
 
-/// What a session has of a state folder, wherever its rows come from.
+/// The tables and functions of a state folder, whichever process reads it.
 pub struct StateTables {
-    /// By name, as [`Store::tables`] has them.
+    /// Tables by name, as in [`Store::tables`].
     pub tables: Vec<(String, Arc<dyn TableProvider>)>,
-    /// Answers calls of `nearest`; none where there is nothing to search.
+    /// Answers calls of `nearest`. `None` if there is nothing to search.
     pub nearest: Option<PlanNearest>,
 }
 
 impl StateTables {
-    /// Those of a store that this process reads itself.
-    pub fn of(store: &Store) -> Self {
+    /// Tables of a store that this process reads itself.
+    pub fn from_store(store: &Store) -> Self {
         Self {
             tables: store.tables(),
             nearest: Some(nearest::plan_of(store.clone(), &Models::anywhere())),
@@ -34,7 +34,7 @@ impl StateTables {
     }
 }
 
-/// Runs something in a session over a dataset and a state folder.
+/// Runs `ask` in a session over a dataset and a state folder.
 pub fn with_session<T>(
     dataset: Option<&Path>,
     state: Option<StateTables>,
@@ -43,7 +43,7 @@ pub fn with_session<T>(
     with_limited_session(dataset, state, None, ask)
 }
 
-/// The same within `memory` bytes; none: what the session chooses.
+/// Runs `ask` in a session with at most `memory` bytes. `None` leaves the limit to the session.
 pub fn with_limited_session<T>(
     dataset: Option<&Path>,
     state: Option<StateTables>,

@@ -1,4 +1,4 @@
-//! Single columns and expressions of a dataset, pair by pair.
+//! Reads single columns and expressions of a dataset, pair by pair.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -12,9 +12,11 @@ use diptych_schemas::{Uid, column};
 
 use crate::session::with_session;
 
-/// Reads meta with the scores and gives `take` each pair for which `value`, an expression over their columns, is not null: its uid, and the
-/// array and row with the value. `what` the value is, for an error.
-pub fn each_value(
+/// Calls `take` for each pair for which `value` is not null, with its uid, the array and the row.
+///
+/// `value` is an SQL expression over the columns of meta and the scores. `what` describes it in
+/// error messages.
+pub fn for_each_value(
     dataset: &Path,
     value: &str,
     what: &str,
@@ -23,7 +25,8 @@ pub fn each_value(
     each(dataset, None, value, what, take)
 }
 
-/// The same, where the value may be of one column alone: then a message names that column, and not the SQL that was made of it.
+/// Like [`for_each_value`]. If the value is a single column, messages name that column and not the SQL
+/// made from it.
 fn each(
     dataset: &Path,
     column: Option<&str>,
@@ -40,9 +43,9 @@ fn each(
             if !known.contains(&column) {
                 let meant = nearest(column, known.iter().copied());
                 let meant =
-                    meant.map_or_else(|| ".".into(), |name| format!(": did you mean {name}?"));
+                    meant.map_or_else(String::new, |name| format!("; did you mean {name}?"));
                 bail!(
-                    "{what}: {} has no such column{meant} Its columns are {}",
+                    "{what}: {} has no such column (its columns are {}){meant}",
                     dataset.display(),
                     known.join(", ")
                 );
@@ -59,8 +62,8 @@ fn each(
     })
 }
 
-/// The same for a column of any type, as text.
-pub fn each_text(
+/// Calls `take` for each pair with a column's value as text, whatever the column's type.
+pub fn for_each_text(
     dataset: &Path,
     name: &str,
     what: &str,
@@ -76,7 +79,7 @@ fn column_as_text(name: &str) -> String {
     format!("CAST(\"{}\" AS VARCHAR)", name.replace('"', "\"\""))
 }
 
-/// The texts of a column, of the selection's pairs that have one.
+/// Returns the texts of a column for the selected pairs that have one.
 pub fn column_texts(
     dataset: &Path,
     selection: &Selection,
@@ -86,7 +89,7 @@ pub fn column_texts(
     selected(dataset, selection, Some(name), &column_as_text(name), &what)
 }
 
-/// The same for an expression whose values are texts.
+/// Returns the values of a text expression for the selected pairs that have one.
 pub fn selected_texts(
     dataset: &Path,
     selection: &Selection,

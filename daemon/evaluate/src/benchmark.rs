@@ -1,7 +1,8 @@
-//! A dataset for evaluation as others lay it out: CLIP_benchmark's tars with `.cls`, `.npy` or `.txt` beside the images, class names and prompts
-//! in its folder; or folders by class, as torchvision's `ImageFolder` has them.
+//! Datasets for evaluation in foreign layouts: CLIP_benchmark's tars, and folders by class.
 //!
-//! The images become a dataset in the state folder. A second evaluation adds nothing to it and reads it from there.
+//! CLIP_benchmark's tars have `.cls`, `.npy` or `.txt` next to the images, and class names and
+//! prompts in their folder. Folders by class are those of torchvision's `ImageFolder`. The images
+//! become a dataset in the state folder, from which a second evaluation reads them.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -16,22 +17,23 @@ use crate::request::{Control, Stopped};
 const CLASS_NAMES: &str = "classnames.txt";
 const TEMPLATES: &str = "zeroshot_classification_templates.txt";
 
-/// What stands beside the images.
+/// The kind of annotation of the images.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Kind {
-    /// A class each.
+    /// One class per image.
     Classes,
-    /// Any number of classes each.
+    /// Any number of classes per image.
     ManyClasses,
     Captions,
 }
 
-/// What such a folder holds.
+/// The content of a benchmark folder.
 pub(crate) struct Benchmark {
     pub name: String,
     folder: PathBuf,
     pub kind: Kind,
-    /// Names of the folders by class, sorted: their places are the classes' numbers. None for tars.
+    /// Names of the folders by class, sorted. Their positions are the classes' numbers. `None` for
+    /// tars.
     pub folders: Option<Vec<String>>,
 }
 
@@ -53,7 +55,7 @@ impl Benchmark {
             other => {
                 let known = "classification, multilabel and retrieval";
                 bail!(
-                    "{}: a dataset of the type {other:?}; what is evaluated is {known}",
+                    "{}: the dataset has the type {other:?}; supported types are {known}",
                     folder.display()
                 )
             }
@@ -70,7 +72,8 @@ impl Benchmark {
         Ok(benchmark)
     }
 
-    /// Where a split lies. Folders by class have `val` for the test, or no splits at all.
+    /// Returns the folder of a split. With folders by class, the test split may be `val` or the
+    /// folder itself.
     fn place(&self, split: &str) -> PathBuf {
         let place = |name: &str| self.folder.join(name);
         let is_there = |name: &str| place(name).is_dir();
@@ -82,7 +85,8 @@ impl Benchmark {
         }
     }
 
-    /// One a line; none where the folders by class are named after them.
+    /// Returns the file of class names, one per line. `None` if the folders by class give the
+    /// names.
     pub(crate) fn class_names(&self) -> Option<PathBuf> {
         let path = self.folder.join(CLASS_NAMES);
         (self.folders.is_none() || path.is_file()).then_some(path)
@@ -93,14 +97,17 @@ impl Benchmark {
         path.is_file().then_some(path)
     }
 
-    /// The column of meta with the label: `.cls` and `.npy` take the caption's place, since such images have no caption.
+    /// Returns the column of meta with the label.
+    ///
+    /// `.cls` and `.npy` take the caption's place, since such images have no caption.
     pub(crate) fn label_column() -> &'static str {
         column::CAPTION
     }
 
-    /// The pairs of a split as a dataset in the state folder; `None` where there is no such split.
+    /// Reads the pairs of a split into a dataset in the state folder. Returns `None` if there is no
+    /// such split.
     ///
-    /// Fails with [`Stopped`] where `control` says so; the next call goes on from there.
+    /// Fails with [`Stopped`] if `control` says so. The next call continues from there.
     pub(crate) fn split(
         &self,
         split: &str,
@@ -132,11 +139,11 @@ impl Benchmark {
         });
         let report = match ingested {
             Err(IngestError::Stopped { .. }) => return Err(Stopped.into()),
-            other => other.with_context(|| format!("reading {}", tars.display()))?,
+            other => other.with_context(|| format!("cannot read {}", tars.display()))?,
         };
         if report.pairs_total == 0 {
             bail!(
-                "{}: no pair came out of it; diptych ledger --dataset {} says why",
+                "{}: no pair could be read; see why with `diptych ledger --dataset {}`",
                 tars.display(),
                 dataset.display()
             );
@@ -151,8 +158,10 @@ impl Benchmark {
     }
 }
 
-/// The tars of a folder, sorted; none where there is no folder. Named one by one: in a pattern, the folder's own name could mean
-/// something else.
+/// Lists the tars of a folder, sorted. A folder that does not exist has none.
+///
+/// They are listed one by one, because in a pattern the folder's own name could have a special
+/// meaning.
 fn tars_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !folder.is_dir() {
         return Ok(Vec::new());
@@ -168,7 +177,7 @@ fn tars_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(tars)
 }
 
-/// Names of folders in a folder, sorted as `ImageFolder` sorts them: by their bytes.
+/// Lists the names of folders in a folder, sorted by bytes as `ImageFolder` does.
 fn subfolders(folder: &Path) -> anyhow::Result<Vec<String>> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
     let mut names = Vec::new();

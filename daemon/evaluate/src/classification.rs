@@ -1,5 +1,7 @@
-//! Zero-shot classification of a selection's images: class names, prompts and the true class of each pair, read once, and the
-//! accuracy of a model on them. Used by `eval` and by evaluation while training.
+//! Zero-shot classification of a selection's images.
+//!
+//! Class names, prompts and the true class of each pair are read once. Used by `eval` and by
+//! evaluation during training.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -7,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use diptych_embeddings::encode::Encoded;
 use diptych_embeddings::models::Model;
-use diptych_embeddings::values::each_text;
+use diptych_embeddings::values::for_each_text;
 use diptych_pipeline::Selection;
 use diptych_schemas::words::thousands;
 use diptych_schemas::{SchemaError, Uid};
@@ -18,46 +20,47 @@ use diptych_trainer::evaluate::{
 };
 use serde_json::Value;
 
-/// Labels that an error lists.
+/// Largest number of labels that an error lists.
 const LISTED: usize = 20;
-/// Labels of a column that are taken for classes.
+/// Largest number of labels of a column that are taken for classes.
 const MOST_LABELS: usize = 50_000;
-/// What a column of labels is called in an error.
+/// The description of a column of labels in errors.
 const COLUMN: &str = "the column of labels";
 
-/// What images are classified by.
+/// The classes, prompts and true labels of a classification.
 pub struct Classification {
     classes: Vec<String>,
-    /// Each with {} for the class name.
+    /// Prompts, each with {} for the class name.
     templates: Vec<String>,
     truth: HashMap<Uid, Label>,
 }
 
-/// Where the names of classes come from.
+/// The source of class names.
 pub enum Classes {
-    /// A file with one a line; `labels` are what the column calls them, where it does not call them by name.
+    /// A file with one name per line. `labels` are the column's own labels, if it does not use the
+    /// names.
     File {
         names: PathBuf,
         labels: Option<Vec<String>>,
     },
     Named(Vec<String>),
-    /// The labels that these pairs have.
+    /// The labels of these pairs.
     LabelsOf(HashSet<Uid>),
 }
 
 impl Classes {
-    /// A file whose lines, or their numbers, are the labels.
+    /// Returns a file whose lines, or their numbers, are the labels.
     pub fn listed_in(path: &Path) -> Self {
         Self::File { names: path.to_owned(), labels: None }
     }
 
-    /// The labels of the pairs of selections.
+    /// Returns the labels of the pairs of selections.
     pub fn labels_of<'a>(selections: impl IntoIterator<Item = &'a Selection>) -> Self {
         Self::LabelsOf(selections.into_iter().flat_map(|of| of.uids.iter().copied()).collect())
     }
 }
 
-/// Class numbers, or a label that is no class.
+/// Class numbers, or a label that is not a class.
 type Label = Result<Vec<usize>, String>;
 
 impl Classification {
@@ -72,7 +75,7 @@ impl Classification {
                 let lines = read_lines(names)?;
                 if let Some(labels) = labels.as_ref().filter(|labels| labels.len() != lines.len()) {
                     bail!(
-                        "{}: it has {} lines, and there are {} folders by class",
+                        "{} has {} lines, but there are {} folders by class",
                         names.display(),
                         lines.len(),
                         labels.len()
@@ -92,7 +95,7 @@ impl Classification {
             && let Some(bad) = lines.iter().position(|template| !template.contains("{}"))
         {
             bail!(
-                "{}, line {}: a prompt needs {{}} where the class name goes",
+                "{}, line {}: a prompt needs {{}} in the place of the class name",
                 path.display(),
                 bad + 1
             );
@@ -101,13 +104,13 @@ impl Classification {
         Ok(Self { classes, templates: lines.unwrap_or_else(|| vec!["{}".to_owned()]), truth })
     }
 
-    /// Names, in the order of their numbers.
+    /// Returns the names in the order of their numbers.
     pub fn classes(&self) -> &[String] {
         &self.classes
     }
 
-    /// Accuracy on pairs that were encoded by this model.
-    pub fn of(
+    /// Computes the accuracy on pairs that this model encoded.
+    pub fn accuracy(
         &self,
         model: &Model,
         encoded: &Encoded,
@@ -116,7 +119,7 @@ impl Classification {
         Ok(self.predictions(model, encoded, go_on)?.summary())
     }
 
-    /// The same, image by image.
+    /// Classifies each image of pairs that this model encoded.
     pub fn predictions(
         &self,
         model: &Model,
@@ -135,7 +138,7 @@ impl Classification {
         )?)
     }
 
-    /// The classes' vectors, [C, D].
+    /// Computes the classes' vectors, `[C, D]`.
     fn rows(&self, model: &Model, go_on: GoOn<'_>) -> anyhow::Result<Vec<f32>> {
         let dimension = model.encoder.dimension();
         let mut class_rows = Vec::with_capacity(self.classes.len() * dimension);
@@ -151,7 +154,7 @@ impl Classification {
         Ok(class_rows)
     }
 
-    /// Average precision of every class, where images have several.
+    /// Computes the average precision of every class, for images with several classes.
     pub fn precision(
         &self,
         model: &Model,
@@ -168,25 +171,27 @@ impl Classification {
         Ok(average_precision(images, &labels, Rows { values: &classes, dimension }, bootstrap)?)
     }
 
-    /// The class number of each pair.
+    /// Returns the class number of each pair. Fails if a pair has several.
     pub fn labels(&self, encoded: &Encoded) -> anyhow::Result<Vec<usize>> {
         self.check(&encoded.uids)?;
         let one = |uid: &Uid| match *self.label(*uid) {
             [class] => Ok(class),
             ref classes => bail!(
-                "pair {uid} has {} classes: where images have several, ask for multi-label",
+                "pair {uid} has {} classes; use the task multi-label for images with several \
+                 classes",
                 classes.len()
             ),
         };
         encoded.uids.iter().map(one).collect()
     }
 
-    /// Whether a pair has a label, be it one of the classes or not.
+    /// Returns whether a pair has a label, whether or not it is one of the classes.
     pub fn has_label(&self, uid: Uid) -> bool {
         self.truth.contains_key(&uid)
     }
 
-    /// Refuses pairs whose label is none of the classes, or that have none, in words that name all of them.
+    /// Refuses pairs without a label, or with a label that is not a class. The error lists the
+    /// labels.
     pub fn check(&self, uids: &[Uid]) -> anyhow::Result<()> {
         let (mut foreign, mut without): (BTreeMap<&str, u64>, u64) = (BTreeMap::new(), 0);
         for uid in uids {
@@ -196,7 +201,7 @@ impl Classification {
                 None => without += 1,
             }
         }
-        let mut said = Vec::new();
+        let mut problems = Vec::new();
         if !foreign.is_empty() {
             let pairs = foreign.values().sum();
             let mut labels: Vec<(&str, u64)> = foreign.into_iter().collect();
@@ -212,57 +217,59 @@ impl Classification {
             } else {
                 String::new()
             };
-            said.push(format!(
+            problems.push(format!(
                 "{} pairs have labels that are not in the list of classes: {}{more}",
                 thousands(pairs),
                 listed.join(", ")
             ));
         }
         if without > 0 {
-            said.push(format!("{} pairs have no label", thousands(without)));
+            problems.push(format!("{} pairs have no label", thousands(without)));
         }
-        if said.is_empty() {
+        if problems.is_empty() {
             return Ok(());
         }
         bail!(
-            "{}. Add them to the list, leave those pairs out (--where, or another selection), or leave out the list: then the classes are \
-             the labels that there are",
-            said.join("; ")
+            "{}. Add the labels to the list, exclude these pairs (--where, or another selection), \
+             or omit the list to use all labels as classes",
+            problems.join("; ")
         )
     }
 
-    /// The classes of a pair; none where it has no label of the list.
+    /// Returns the classes of a pair. Empty if it has no label of the list.
     fn label(&self, uid: Uid) -> &[usize] {
         self.truth.get(&uid).and_then(|label| label.as_ref().ok()).map_or(&[], Vec::as_slice)
     }
 }
 
-/// All labels that some of these pairs have, in the order of the alphabet.
+/// Collects all labels that some of these pairs have, in alphabetical order.
 fn labels_there_are(
     dataset: &Path,
     label_column: &str,
     pairs: &HashSet<Uid>,
 ) -> anyhow::Result<Vec<String>> {
     let mut found = BTreeSet::new();
-    each_text(dataset, label_column, COLUMN, |uid, label| {
+    for_each_text(dataset, label_column, COLUMN, |uid, label| {
         if pairs.contains(&uid) && !label.trim().is_empty() && found.len() <= MOST_LABELS {
             found.extend(labels_in(label));
         }
     })?;
     match found.len() {
         0 | 1 => bail!(
-            "the column {label_column} has {} of these pairs, and classes are two at least: name another one, or list the classes",
+            "the column {label_column} has {} for these pairs, but at least two classes are \
+             needed; use another column, or list the classes",
             if found.is_empty() { "no label" } else { "only one label" }
         ),
         n if n > MOST_LABELS => bail!(
-            "the column {label_column} has more than {} different values: name a column of labels, or list the classes",
+            "the column {label_column} has more than {} different values; use a column of labels, \
+             or list the classes",
             thousands(MOST_LABELS as u64)
         ),
         _ => Ok(found.into_iter().collect()),
     }
 }
 
-/// The labels of a value: itself, or those of a JSON list.
+/// Returns the labels of a value: itself, or those of a JSON list.
 fn labels_in(value: &str) -> Vec<String> {
     let list =
         if value.starts_with('[') { serde_json::from_str::<Vec<Value>>(value).ok() } else { None };
@@ -270,19 +277,20 @@ fn labels_in(value: &str) -> Vec<String> {
     list.map_or_else(|| vec![value.to_owned()], |list| list.iter().map(text).collect())
 }
 
-/// Lines that are not empty.
+/// Reads the lines of a file that are not empty.
 fn read_lines(path: &Path) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
     let lines: Vec<String> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if lines.is_empty() {
-        bail!("{}: it has no lines", path.display());
+        bail!("{} has no lines", path.display());
     }
     Ok(lines)
 }
 
-/// The class numbers of each pair of the dataset that has a label: from a column with a class name or its number, or a JSON list of
-/// them.
+/// Reads the class numbers of each labelled pair of the dataset.
+///
+/// The column holds a class name or its number, or a JSON list of them.
 fn read_labels(
     dataset: &Path,
     label_column: &str,
@@ -294,7 +302,7 @@ fn read_labels(
         numbers.get(label).copied().or_else(number).ok_or_else(|| label.to_owned())
     };
     let mut labels = HashMap::new();
-    each_text(dataset, label_column, COLUMN, |uid, label| {
+    for_each_text(dataset, label_column, COLUMN, |uid, label| {
         if label.trim().is_empty() {
             return;
         }

@@ -1,5 +1,7 @@
-//! Tests of compositional understanding, from the files that their authors publish: SugarCrepe's JSON (an image, its caption, one that is
-//! wrong) and Winoground's lines (two images, two captions of the same words).
+//! Tests of compositional understanding, read from the files that their authors publish.
+//!
+//! SugarCrepe's JSON has an image, its caption and a wrong one. Winoground's lines have two images
+//! and two captions of the same words.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -18,9 +20,9 @@ use super::text::Text;
 
 /// Images that are encoded at once.
 const AT_ONCE: usize = 64;
-/// Wrong answers that JSON lists.
+/// Largest number of wrong answers in JSON.
 const LISTED: usize = 100;
-/// Endings that an image's name may lack in Winoground's lines.
+/// Extensions that an image's name may lack in Winoground's lines.
 const ENDINGS: [&str; 4] = ["", ".png", ".jpg", ".jpeg"];
 
 /// A file of examples.
@@ -33,7 +35,7 @@ struct Example {
     id: String,
     tag: Option<String>,
     images: Images,
-    /// The first is the first image's.
+    /// The first caption belongs to the first image.
     captions: [String; 2],
 }
 
@@ -43,17 +45,17 @@ enum Images {
     Two([PathBuf; 2]),
 }
 
-/// SugarCrepe's.
+/// An example of SugarCrepe.
 #[derive(Deserialize)]
-struct Choice {
+struct SugarCrepeExample {
     filename: String,
     caption: String,
     negative_caption: String,
 }
 
-/// Winoground's.
+/// An example of Winoground.
 #[derive(Deserialize)]
-struct Four {
+struct WinogroundExample {
     id: Value,
     #[serde(default)]
     collapsed_tag: Option<String>,
@@ -74,7 +76,7 @@ impl Test {
         {
             let one = |(id, value): (String, Value)| {
                 let at = || format!("{}, example {id}", in_file());
-                let choice: Choice = serde_json::from_value(value).with_context(at)?;
+                let choice: SugarCrepeExample = serde_json::from_value(value).with_context(at)?;
                 let image = image_file(images, &choice.filename).with_context(at)?;
                 anyhow::Ok(Example {
                     tag: None,
@@ -88,9 +90,10 @@ impl Test {
             let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
             let one = |(number, line): (usize, &str)| {
                 let at = || format!("{}, line {}", in_file(), number + 1);
-                let four: Four = serde_json::from_str(line).with_context(|| {
+                let four: WinogroundExample = serde_json::from_str(line).with_context(|| {
                     format!(
-                        "{}: neither SugarCrepe's JSON (filename, caption, negative_caption) nor a line of Winoground's",
+                        "{}: neither SugarCrepe's JSON (filename, caption, negative_caption) nor a \
+                         line of Winoground",
                         at()
                     )
                 })?;
@@ -106,12 +109,12 @@ impl Test {
             lines.map(one).collect::<anyhow::Result<Vec<_>>>()?
         };
         if examples.is_empty() {
-            bail!("{}: there is no example in it", in_file());
+            bail!("{} has no examples", in_file());
         }
         let two =
             examples.iter().filter(|example| matches!(example.images, Images::Two(_))).count();
         if two != 0 && two != examples.len() {
-            bail!("{}: examples of both kinds in one file", in_file());
+            bail!("{} has examples of both kinds; use one file per kind", in_file());
         }
         let name = file
             .file_stem()
@@ -119,7 +122,7 @@ impl Test {
         Ok(Self { name, examples })
     }
 
-    /// What is counted, the strictest last.
+    /// Returns the names of the figures, the strictest last.
     pub fn figure_names(&self) -> &'static [&'static str] {
         match self.examples[0].images {
             Images::One(_) => &["accuracy"],
@@ -128,10 +131,10 @@ impl Test {
     }
 }
 
-/// An image of the folder: no name leads out of it.
+/// Finds an image in the folder. Names that lead out of the folder are refused.
 fn image_file(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
     if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
-        bail!("the image {name:?} is not in the folder of images");
+        bail!("the image name {name:?} leads out of the folder of images");
     }
     let found = ENDINGS
         .iter()
@@ -140,23 +143,23 @@ fn image_file(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
     found.with_context(|| format!("there is no image {name} in {}", folder.display()))
 }
 
-/// What came of a test.
-pub struct Tested<'a> {
+/// The result of a test.
+pub struct TestScores<'a> {
     test: &'a Test,
-    /// One or two images, by two captions, of each example.
+    /// Cosines of each example: one or two images, by two captions.
     scores: Vec<Vec<[f32; 2]>>,
-    /// By figure, as [`Test::figure_names`].
+    /// Chance of each figure of [`Test::figure_names`].
     chances: Vec<f64>,
-    /// What is right of each example, for each figure.
+    /// Whether each example is right, for each figure.
     columns: Vec<Vec<bool>>,
 }
 
-/// Encodes what the tests name, and says what the model got right.
+/// Encodes the images and captions of the tests, and scores the model.
 pub fn run<'a>(
     model: &Model,
     tests: &[&'a Test],
     control: Control<'_>,
-) -> anyhow::Result<Vec<Tested<'a>>> {
+) -> anyhow::Result<Vec<TestScores<'a>>> {
     let images = encode_images(model, tests, control)?;
     let of_test = |test: &&'a Test| {
         control.check()?;
@@ -165,7 +168,7 @@ pub fn run<'a>(
     tests.iter().map(of_test).collect()
 }
 
-/// Each image once, unit rows by path.
+/// Encodes each image once. Returns unit rows by path.
 fn encode_images<'a>(
     model: &Model,
     tests: &[&'a Test],
@@ -210,7 +213,7 @@ fn tested<'a>(
     model: &Model,
     test: &'a Test,
     images: &HashMap<&Path, Vec<f32>>,
-) -> anyhow::Result<Tested<'a>> {
+) -> anyhow::Result<TestScores<'a>> {
     let captions: Vec<String> =
         test.examples.iter().flat_map(|example| example.captions.clone()).collect();
     let texts = model.encode_texts(&captions)?;
@@ -238,15 +241,15 @@ fn tested<'a>(
             (Winoground::CHANCE.to_vec(), columns)
         }
     };
-    Ok(Tested { test, scores, chances, columns })
+    Ok(TestScores { test, scores, chances, columns })
 }
 
-impl Tested<'_> {
+impl TestScores<'_> {
     pub fn name(&self) -> &str {
         &self.test.name
     }
 
-    /// By name: parts of the examples, what is strictest last.
+    /// Returns the figures by name: shares of the examples, the strictest last.
     pub fn figures(&self) -> Vec<(String, f64)> {
         let part = |column: &Vec<bool>| {
             column.iter().filter(|right| **right).count() as f64 / column.len() as f64
@@ -259,12 +262,12 @@ impl Tested<'_> {
             .collect()
     }
 
-    /// What is right of each example, for each figure.
+    /// Returns whether each example is right, for each figure.
     pub fn units(&self) -> Vec<Vec<Unit>> {
         self.columns.iter().map(|column| column.iter().copied().map(Unit::from).collect()).collect()
     }
 
-    /// Writes it to `out`, and returns it as JSON.
+    /// Writes the result to `out`, and returns it as JSON.
     pub fn report(&self, bootstrap: Bootstrap, out: &mut Text) -> anyhow::Result<Value> {
         let examples = &self.test.examples;
         let intervals = if bootstrap.resamples == 0 {
@@ -303,7 +306,10 @@ impl Tested<'_> {
             examples.iter().zip(strict).zip(&self.scores).filter(|((_, right), _)| !**right);
         json["wrong"] = wrong
             .take(LISTED)
-            .map(|((example, _), scores)| json!({ "id": example.id, "captions": example.captions, "cosines": scores }))
+            .map(|((example, _), scores)| {
+                json!({ "id": example.id, "captions": example.captions,
+            "cosines": scores })
+            })
             .collect();
         Ok(json)
     }

@@ -1,5 +1,6 @@
-//! What is evaluated: pairs, their classes, groups and further captions; read before the model, so that what is wrong is said
-//! at once.
+//! The data of an evaluation: pairs, classes, groups and further captions.
+//!
+//! They are read before the model, so that errors appear at once.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -11,7 +12,7 @@ use arrow::array::AsArray;
 use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::Encoded;
 use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
-use diptych_embeddings::values::{column_texts, each_value};
+use diptych_embeddings::values::{column_texts, for_each_value};
 use diptych_pipeline::Selection;
 use diptych_schemas::words::thousands;
 use diptych_schemas::{PairChoice, Uid, column};
@@ -23,21 +24,21 @@ use crate::groups::Groups;
 use crate::request::{ClassSource, Control, PairSource, Subject, Task};
 use crate::retrieval::CaptionedImages;
 
-/// Everything but the model.
+/// Everything that an evaluation needs except the model.
 pub struct EvalData {
-    /// In results: the selection's or the benchmark's name.
+    /// Name of the selection or benchmark in results.
     pub name: String,
     pub dataset: PathBuf,
     pub selection: Selection,
     pub classification: Option<Arc<Classification>>,
-    /// To learn from, with its classes.
+    /// Labelled pairs to learn from.
     pub train: Option<Train>,
     pub groups: Option<Groups>,
     images: Images,
     pub tasks: Vec<Task>,
-    /// Only the very pair is right.
+    /// Whether only the exact pair is right.
     pub strict: bool,
-    /// What users should know of the pairs, a line each.
+    /// Notes on the pairs for the user, one line each.
     pub notes: Vec<String>,
 }
 
@@ -47,17 +48,19 @@ pub struct Train {
     pub classification: Arc<Classification>,
 }
 
-/// Which pairs are of one image, and further captions.
+/// Pairs that share an image, and further captions.
 #[derive(Default)]
 struct Images {
     sha256: HashMap<Uid, Vec<u8>>,
     captions: HashMap<Uid, Vec<String>>,
-    /// A caption's lines are captions of their own: CLIP_benchmark's `.txt`.
+    /// Whether each line of a caption is a caption of its own, as in CLIP_benchmark's `.txt`.
     by_line: bool,
 }
 
 impl EvalData {
-    /// Reads what `tasks` need. A benchmark's images go into the state folder first, as far as `control` lets them.
+    /// Reads the data that `tasks` need.
+    ///
+    /// The images of a benchmark are first read into the state folder. `control` can stop that.
     pub fn read(
         subject: &Subject,
         tasks: &[Task],
@@ -65,8 +68,8 @@ impl EvalData {
         control: Control<'_>,
     ) -> anyhow::Result<Self> {
         let mut data = match &subject.source {
-            PairSource::Benchmark(folder) => Self::of_benchmark(folder, tasks, state, control)?,
-            PairSource::Dataset { dataset, pairs, classes, train_selection } => Self::of_dataset(
+            PairSource::Benchmark(folder) => Self::from_benchmark(folder, tasks, state, control)?,
+            PairSource::Dataset { dataset, pairs, classes, train_selection } => Self::from_dataset(
                 dataset,
                 pairs,
                 classes.as_ref(),
@@ -79,15 +82,17 @@ impl EvalData {
             let name = task.name();
             if *task != Task::Retrieval && data.classification.is_none() {
                 bail!(
-                    "{name} wants classes: give --label-column (and --classes), or --benchmark with classnames.txt"
+                    "{name} needs classes; pass --label-column (and --classes), or --benchmark \
+                     with classnames.txt"
                 );
             }
             if task.learns() && data.train.is_none() {
                 bail!(
-                    "{name} wants labelled pairs to learn from: give --train-selection, or a benchmark with a folder train"
+                    "{name} needs labelled pairs to learn from; pass --train-selection, or a \
+                     benchmark with a train folder"
                 );
             }
-            // Before anything is encoded.
+            // Checked before anything is encoded.
             if let Some(classification) =
                 data.classification.as_ref().filter(|_| *task != Task::Retrieval)
             {
@@ -102,7 +107,7 @@ impl EvalData {
                 ..Images::read(&data.dataset, &data.selection, &subject.more_captions)?
             };
         } else if !subject.more_captions.is_empty() {
-            bail!("--more-captions is for retrieval in a dataset that is a folder on this machine");
+            bail!("--more-captions works only for retrieval in a local dataset folder");
         }
         if let Some(name) = &subject.group_by {
             data.groups =
@@ -111,7 +116,7 @@ impl EvalData {
         Ok(data)
     }
 
-    fn of_dataset(
+    fn from_dataset(
         dataset: &Path,
         pairs: &PairChoice,
         classes: Option<&ClassSource>,
@@ -144,7 +149,7 @@ impl EvalData {
                 let without = keep_labelled(selection, classification);
                 if without > 0 {
                     notes.push(format!(
-                        "{} pairs{what} without a label are left out",
+                        "left out {} pairs{what} without a label",
                         thousands(without as u64)
                     ));
                 }
@@ -177,7 +182,7 @@ impl EvalData {
         })
     }
 
-    fn of_benchmark(
+    fn from_benchmark(
         folder: &Path,
         tasks: &[Task],
         state: &Path,
@@ -186,7 +191,8 @@ impl EvalData {
         let benchmark = Benchmark::read(folder)?;
         let Some(dataset) = benchmark.split("test", state, control)? else {
             bail!(
-                "{}: there is no folder test with tars in it, and no folders by class; CLIP_benchmark's layout has test/0.tar, test/1.tar, …",
+                "{} has neither a test folder with tars nor folders by class; CLIP_benchmark's \
+                 layout has test/0.tar, test/1.tar, …",
                 folder.display()
             );
         };
@@ -229,8 +235,11 @@ impl EvalData {
         })
     }
 
-    /// Images with all their captions: pairs of equal image files are one image. Where an image has several, its own captions
-    /// are right; where none has, pairs with the same caption are right for each other, unless the data is strict.
+    /// Groups encoded pairs into images with all their captions. Pairs with equal image files are
+    /// one image.
+    ///
+    /// If an image has several captions, only its own are right. If none has, pairs with the same
+    /// caption are right for each other, unless the data is strict.
     pub fn captioned<'a>(
         &self,
         towers: &EmbeddingSource<'_>,
@@ -287,7 +296,7 @@ impl EvalData {
                 }
             })
             .collect();
-        // With one caption each, text n is image n's.
+        // With one caption per image, text n belongs to image n.
         found.image_groups = if one_each {
             found.text_groups.clone()
         } else {
@@ -297,7 +306,7 @@ impl EvalData {
     }
 }
 
-/// Drops pairs without a label, and says how many.
+/// Drops pairs without a label. Returns how many.
 fn keep_labelled(selection: &mut Selection, classification: &Classification) -> usize {
     let rows: Vec<usize> =
         (0..selection.len()).filter(|row| classification.has_label(selection.uids[*row])).collect();
@@ -328,10 +337,10 @@ impl Images {
 }
 
 fn sha256_of(dataset: &Path, selection: &Selection) -> anyhow::Result<HashMap<Uid, Vec<u8>>> {
-    let wanted: HashSet<Uid> = selection.uids.iter().copied().collect();
-    let mut found = HashMap::with_capacity(wanted.len());
-    each_value(dataset, column::SHA256, "the hashes of the images", |uid, hashes, row| {
-        if wanted.contains(&uid) {
+    let selected: HashSet<Uid> = selection.uids.iter().copied().collect();
+    let mut found = HashMap::with_capacity(selected.len());
+    for_each_value(dataset, column::SHA256, "the hashes of the images", |uid, hashes, row| {
+        if selected.contains(&uid) {
             found.insert(uid, hashes.as_fixed_size_binary().value(row).to_vec());
         }
     })?;

@@ -1,10 +1,10 @@
-//! The main figures of a result by name, as they are recorded among a run's metrics.
+//! The main figures of a result by name, as recorded in a run's metrics.
 
 use diptych_trainer::evaluate::{Predictions, RECALL_AT};
 
 use crate::measure::TaskResult;
 
-/// The main figures of a task.
+/// Returns the main figures of a task.
 pub fn figures(result: &TaskResult) -> Vec<(String, f64)> {
     match result {
         TaskResult::Classes { name, draws, .. } => {

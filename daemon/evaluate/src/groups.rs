@@ -1,4 +1,6 @@
-//! Figures of parts of what is evaluated: whom and what a model serves worse. Parts are the values of a column, or of SQL over columns.
+//! Figures by group: they show for which part of the data a model is worse.
+//!
+//! Groups are the values of a column, or of an SQL expression over columns.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -8,38 +10,40 @@ use diptych_pipeline::Selection;
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{Interval, Unit, wilson};
 
-/// Of pairs that have no value.
+/// The group of pairs without a value.
 const NONE: &str = "(none)";
 
 /// The group of each pair that has one.
 pub struct Groups(HashMap<Uid, String>);
 
-/// Some images, or examples, and what they came to.
+/// A group of images or examples, with its figures.
 #[derive(Debug, PartialEq)]
 pub struct Group {
     pub name: String,
     pub count: usize,
-    /// Hits over tries of each column, with the interval that so many images allow.
+    /// Share of hits in each column, with the interval for this number of images.
     pub values: Vec<(f64, Interval)>,
 }
 
 impl Groups {
-    /// Of a selection's pairs, by a column or an expression over columns; those of scores are there too.
+    /// Reads the groups of a selection's pairs from a column, or an SQL expression over columns.
+    ///
+    /// Columns of scores are available too.
     pub fn read(dataset: &Path, selection: &Selection, by: &str) -> anyhow::Result<Self> {
-        // A column by its very name first, which as an expression would have to be quoted.
+        // The exact column name comes first, because as an expression it might need quotes.
         if let Ok(found) = column_texts(dataset, selection, by) {
             return Ok(Self(found));
         }
         Ok(Self(selected_texts(dataset, selection, &format!("arrow_cast({by}, 'Utf8')"), by)?))
     }
 
-    /// The groups of these pairs.
-    pub fn of(&self, uids: &[Uid]) -> Vec<&str> {
+    /// Returns the groups of these pairs.
+    pub fn names_of(&self, uids: &[Uid]) -> Vec<&str> {
         uids.iter().map(|uid| self.0.get(uid).map_or(NONE, String::as_str)).collect()
     }
 }
 
-/// Takes columns, each with one [`Unit`] a name, apart by the names: the lowest of the first column first.
+/// Splits columns with one [`Unit`] per name by group, the lowest value of the first column first.
 pub fn by_group(names: &[&str], columns: &[Vec<Unit>]) -> Vec<Group> {
     let mut rows: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (row, name) in names.iter().enumerate() {
@@ -70,7 +74,8 @@ mod tests {
     #[test]
     fn groups_have_their_own_values_the_lowest_first() {
         let names: Vec<&str> = (0..200).map(|n| if n % 4 == 0 { "few" } else { "many" }).collect();
-        // Of the few a fifth is right, of the many all; every unit of the second column counts twice.
+        // A fifth of the few is right, and all of the many. Every unit of the second column counts
+        // twice.
         let first: Vec<Unit> = (0..200).map(|n| Unit::from(n % 4 != 0 || n % 20 == 0)).collect();
         let second = first.iter().map(|unit| Unit { hits: unit.hits, of: 2.0 }).collect();
         let found = by_group(&names, &[first, second]);

@@ -1,4 +1,4 @@
-//! What evaluations of held-out pairs while training came to, pair by pair, and what several of them together say.
+//! The results of held-out evaluations during training for each pair, and their trends.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,29 +10,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::trend::{Sampling, Trend, trend};
 
-/// Evaluations whose answers are kept.
+/// Number of evaluations whose pair results are kept.
 const KEPT: usize = 24;
-/// Evaluations that a trend is of: a third of all, within these bounds.
+/// Fewest evaluations in a trend. A trend covers a third of all.
 const FEWEST: usize = 5;
+/// Most evaluations in a trend.
 const MOST: usize = 20;
 
-/// The answers of one evaluation, pair by pair.
+/// The results of one evaluation for each pair.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairAnswers {
     pub step: u64,
-    /// Of the pairs, in their order.
+    /// Hash of the pairs' uids, in order.
     pub uids_hash: ContentHash,
-    /// Pairs.
+    /// Number of pairs.
     pub pairs: usize,
-    /// Whether an image's best text is right, then whether a text's best image is: bits, in hexadecimal.
+    /// Whether each image's best text is right: bits, in hexadecimal.
     image_to_text: String,
+    /// Whether each text's best image is right: bits, in hexadecimal.
     text_to_image: String,
     /// The loss of groups of pairs.
     pub loss_parts: Vec<f64>,
 }
 
 impl PairAnswers {
-    /// The hits are whether each pair was found first, from its image and from its text.
+    /// Makes the results. `hits` say whether each pair was found first, from its image and from its
+    /// text.
     pub fn new(step: u64, uids: &[Uid], hits: [&[bool]; 2], loss_parts: Vec<f64>) -> Self {
         let bytes: Vec<u8> = uids.iter().flat_map(|uid| uid.0).collect();
         let [image_to_text, text_to_image] = hits.map(hexadecimal);
@@ -40,16 +43,19 @@ impl PairAnswers {
         Self { step, uids_hash, pairs: uids.len(), image_to_text, text_to_image, loss_parts }
     }
 
-    /// Writes them into the state folder, and deletes those of the oldest evaluations.
+    /// Writes the results into the state folder, and deletes those of the oldest evaluations.
     pub fn write(&self, state: &Path, run: &str) -> anyhow::Result<()> {
         let folder = folder(state, run);
-        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
         durable::write(&file(&folder, self.step), &serde_json::to_vec(self)?)?;
         let steps = steps(&folder)?;
         forget(&folder, &steps[..steps.len().saturating_sub(KEPT)])
     }
 
-    /// Reads what is kept of a run, by step. What cannot be read is left out: the figures themselves are among the metrics.
+    /// Reads the kept results of a run, by step.
+    ///
+    /// Unreadable files are skipped, because the metrics hold the figures themselves.
     pub fn read(state: &Path, run: &str) -> Vec<Self> {
         let folder = folder(state, run);
         let read = |step: u64| -> anyhow::Result<Self> {
@@ -65,7 +71,7 @@ impl PairAnswers {
         found
     }
 
-    /// Deletes what was recorded after a step, when a run goes on from there.
+    /// Deletes the results after a step, when a run resumes from it.
     pub fn forget_after(state: &Path, run: &str, step: u64) -> anyhow::Result<()> {
         let folder = folder(state, run);
         let later: Vec<u64> = steps(&folder)?.into_iter().filter(|found| *found > step).collect();
@@ -84,17 +90,17 @@ fn file(folder: &Path, step: u64) -> PathBuf {
 fn forget(folder: &Path, steps: &[u64]) -> anyhow::Result<()> {
     for step in steps {
         let path = file(folder, *step);
-        fs::remove_file(&path).with_context(|| format!("deleting {}", path.display()))?;
+        fs::remove_file(&path).with_context(|| format!("cannot delete {}", path.display()))?;
     }
     Ok(())
 }
 
-/// Steps of the evaluations that are kept, rising.
+/// Lists the steps of the kept evaluations in ascending order.
 fn steps(folder: &Path) -> anyhow::Result<Vec<u64>> {
     if !folder.exists() {
         return Ok(Vec::new());
     }
-    let reading = || format!("reading {}", folder.display());
+    let reading = || format!("cannot read {}", folder.display());
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).with_context(reading)? {
         let name = entry.with_context(reading)?.file_name();
@@ -110,7 +116,7 @@ fn hexadecimal(hits: &[bool]) -> String {
     hits.chunks(4).filter_map(|four| char::from_digit(of_four(four), 16)).collect()
 }
 
-/// 1 for a hit and 0 for none, of so many pairs.
+/// Decodes hexadecimal bits into 1 for a hit and 0 for a miss.
 fn hits(text: &str, pairs: usize) -> Vec<f64> {
     let digits = text.chars().map(|digit| digit.to_digit(16).unwrap_or_default());
     digits
@@ -128,20 +134,21 @@ pub struct EvaluationFigures {
     pub image_to_text: Option<f64>,
     pub text_to_image: Option<f64>,
     pub loss: Option<f64>,
-    /// The mean of the steps since the evaluation before.
+    /// Mean training loss since the previous evaluation.
     pub training_loss: Option<f64>,
 }
 
-/// Metrics that evaluations are made of.
+/// The metric with the number of held-out pairs.
 pub const PAIRS: &str = "heldout/pairs";
+/// The metric with the held-out loss.
 pub const LOSS: &str = "heldout/loss";
 const TRAINING_LOSS: &str = "loss";
 const IMAGE_TO_TEXT: &str = "heldout/i2t_recall@1";
 const TEXT_TO_IMAGE: &str = "heldout/t2i_recall@1";
-/// Their names, for who reads no others.
+/// The metrics that evaluations consist of.
 pub const METRICS: [&str; 5] = [PAIRS, LOSS, TRAINING_LOSS, IMAGE_TO_TEXT, TEXT_TO_IMAGE];
 
-/// The evaluations of a run, out of its metrics by name and step.
+/// Extracts the evaluations of a run from its metrics, by name and step.
 pub fn evaluations(metrics: &BTreeMap<String, Vec<(u64, f64)>>) -> Vec<EvaluationFigures> {
     let of = |name: &str| metrics.get(name).map_or(&[][..], Vec::as_slice);
     let at = |name: &str, step: u64| {
@@ -168,11 +175,12 @@ pub fn evaluations(metrics: &BTreeMap<String, Vec<(u64, f64)>>) -> Vec<Evaluatio
     figures.collect()
 }
 
-/// What the last evaluations together say.
+/// The trends of the last evaluations.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct HeldOutTrends {
-    /// Evaluations that the trends are of, and the first and last step of them.
+    /// Number of evaluations in the trends.
     pub evaluations: usize,
+    /// Their first and last step.
     pub steps: (u64, u64),
     pub image_to_text: Option<Trend>,
     pub text_to_image: Option<Trend>,
@@ -181,9 +189,10 @@ pub struct HeldOutTrends {
 }
 
 impl HeldOutTrends {
-    /// Of the last evaluations that are of as many pairs as the newest. `answers` are those that are kept; where one is missing,
-    /// intervals are as wide as without knowing the pairs.
-    pub fn of(all: &[EvaluationFigures], answers: &[PairAnswers]) -> Self {
+    /// Computes the trends of the last evaluations with as many pairs as the newest.
+    ///
+    /// `answers` are the kept results. If one is missing, intervals are as wide as without them.
+    pub fn new(all: &[EvaluationFigures], answers: &[PairAnswers]) -> Self {
         let Some(newest) = all.last() else { return Self::default() };
         let comparable: Vec<&EvaluationFigures> =
             all.iter().filter(|of| of.pairs.to_bits() == newest.pairs.to_bits()).collect();
@@ -203,10 +212,10 @@ impl HeldOutTrends {
         };
         let parts: Option<Vec<Vec<f64>>> =
             answers.as_ref().map(|all| all.iter().map(|of| of.loss_parts.clone()).collect());
-        let alike = |parts: &Vec<Vec<f64>>| {
+        let same_length = |parts: &Vec<Vec<f64>>| {
             parts.iter().all(|of| of.len() > 1 && of.len() == parts[0].len())
         };
-        let parts = parts.filter(alike);
+        let parts = parts.filter(same_length);
         let of_loss = parts.as_deref().map_or(Sampling::Unknown, Sampling::Paired);
         Self {
             evaluations: last.len(),
@@ -219,14 +228,16 @@ impl HeldOutTrends {
         }
     }
 
-    /// Whether what is learned is the training pairs: their loss falls while that of held-out pairs rises, both by more than chance.
+    /// Returns whether only the training pairs are learned.
+    ///
+    /// That is so if their loss falls while that of held-out pairs rises, both by more than chance.
     pub fn overfits(&self) -> bool {
         self.loss.is_some_and(|loss| loss.rises())
             && self.training_loss.is_some_and(|loss| loss.falls())
     }
 }
 
-/// The answers of some evaluations, where all are there and of the same pairs.
+/// Returns the results of some evaluations, if all exist and are of the same pairs.
 fn answers_of<'a>(
     evaluations: &[&EvaluationFigures],
     answers: &'a [PairAnswers],
@@ -280,8 +291,8 @@ mod tests {
         let found = evaluations(&metrics);
         let losses: Vec<_> = found.iter().map(|of| (of.training_loss, of.loss)).collect();
         assert_eq!(losses, [(Some(1.5), Some(3.0)), (Some(4.0), Some(2.0)), (Some(6.0), None)]);
-        // The last one is of fewer pairs, so it stands alone.
-        assert_eq!(HeldOutTrends::of(&found, &[]).evaluations, 1);
+        // The last evaluation has fewer pairs, so it stands alone.
+        assert_eq!(HeldOutTrends::new(&found, &[]).evaluations, 1);
     }
 
     #[test]
@@ -304,10 +315,10 @@ mod tests {
             )
         };
         let kept: Vec<PairAnswers> = (0..5).map(of).collect();
-        let paired = HeldOutTrends::of(&all, &kept);
+        let paired = HeldOutTrends::new(&all, &kept);
         assert!(paired.image_to_text.unwrap().rises() && paired.text_to_image.unwrap().rises());
         assert!(paired.overfits());
-        let unknown = HeldOutTrends::of(&all, &kept[1..]);
+        let unknown = HeldOutTrends::new(&all, &kept[1..]);
         assert!(!unknown.image_to_text.unwrap().rises(), "one is missing");
     }
 }

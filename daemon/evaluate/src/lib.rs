@@ -1,7 +1,7 @@
-//! The evaluation engine: what is evaluated, one model's answers image by image, and the figures that they come to.
+//! The evaluation engine: the data of an evaluation, a model's answers for each image, and figures.
 //!
-//! It returns figures and text. It prints nothing, watches no signals and draws no progress: the caller does, through
-//! [`request::Control`].
+//! It returns figures and text. It prints nothing, handles no signals and shows no progress: the
+//! caller does, through [`request::Control`].
 
 mod benchmark;
 pub mod classification;

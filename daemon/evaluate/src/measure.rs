@@ -1,4 +1,5 @@
-//! One model on all tasks: encodes what they need once, and hands on answers image by image, not yet figures.
+//! Measures one model on all tasks. Encodes the data once, and returns answers for each image
+//! instead of figures.
 
 use anyhow::{Context, bail};
 use diptych_embeddings::encode::{EncodeSpec, Encoded};
@@ -12,19 +13,19 @@ use serde_json::{Value, json};
 
 use super::data::{EvalData, Train};
 use super::source::EmbeddingSource;
-use crate::request::{Settings, Task};
+use crate::request::{EvalSettings, Task};
 use crate::retrieval::distinct_captions;
 
-/// Draws of each number of shots.
+/// Number of draws for each number of shots.
 const DRAWS: u64 = 3;
-/// CLIP's own example of a linear probe takes it.
+/// C of few-shot probes, as in CLIP's own example of a linear probe.
 const FEW_SHOT_C: f64 = 0.316;
-/// Part of the training pairs that the sweep is measured on.
+/// Share of the training pairs on which the sweep is measured.
 const HELD_PART: f64 = 0.2;
-/// Pairs whose geometry is looked at: distances are of all pairs of them.
+/// Number of pairs for the geometry, which takes all distances between them.
 const GEOMETRY_PAIRS: usize = 5000;
 
-/// What a model answered.
+/// The answers of a model.
 pub struct Measured {
     pub uids: Vec<Uid>,
     pub distinct_captions: usize,
@@ -36,40 +37,40 @@ pub enum TaskResult {
     Classes {
         /// `zero_shot`, `knn`, `linear_probe`, `few_shot_4`.
         name: String,
-        /// One, or of few-shot one for each draw of its training images.
+        /// One, or for few-shot one for each draw of training images.
         draws: Vec<Predictions>,
-        /// How it was done.
+        /// Settings and intermediate results of the task.
         details: Value,
     },
-    /// Several classes an image.
+    /// Several classes per image.
     Labels { images: usize, found: AveragePrecision },
     Pairs {
         retrieval: Retrieval,
         /// By image: recall of texts at each k, then of images.
         units: Vec<Vec<Unit>>,
-        /// The pair that stands for each image.
+        /// The pair that represents each image.
         image_uids: Vec<Uid>,
     },
 }
 
-/// How it is measured, and whether to go on, which is asked again and again.
+/// The settings of a measurement, and a callback that says whether to continue.
 #[derive(Clone, Copy)]
-pub struct Measuring<'a> {
-    pub how: &'a Settings,
+pub struct MeasureOptions<'a> {
+    pub settings: &'a EvalSettings,
     pub go_on: &'a dyn Fn() -> bool,
 }
 
-impl Measuring<'_> {
+impl MeasureOptions<'_> {
     fn spec(&self) -> EncodeSpec {
-        EncodeSpec { batch_size: self.how.batch_size.max(1), threads: self.how.threads }
+        EncodeSpec { batch_size: self.settings.batch_size.max(1), threads: self.settings.threads }
     }
 }
 
-/// None where it was told not to go on before it was done.
+/// Measures a model. Returns `None` if it was stopped.
 pub fn measure(
     towers: &EmbeddingSource<'_>,
     data: &EvalData,
-    with: Measuring<'_>,
+    with: MeasureOptions<'_>,
 ) -> anyhow::Result<Option<Measured>> {
     match measure_all(towers, data, with) {
         Err(error) if matches!(error.downcast_ref(), Some(TrainerError::Stopped)) => Ok(None),
@@ -80,9 +81,9 @@ pub fn measure(
 fn measure_all(
     towers: &EmbeddingSource<'_>,
     data: &EvalData,
-    with: Measuring<'_>,
+    with: MeasureOptions<'_>,
 ) -> anyhow::Result<Option<Measured>> {
-    let how = with.how;
+    let settings = with.settings;
     let Some(encoded) = towers.encode(&data.dataset, &data.selection, with.spec(), with.go_on)?
     else {
         return Ok(None);
@@ -91,16 +92,16 @@ fn measure_all(
         bail!("{}: none of its {} images could be decoded", data.name, data.selection.len());
     }
     let dimension = towers.dimension();
-    let learner = match &data.train {
+    let images = match &data.train {
         Some(train) if data.tasks.iter().any(|task| task.learns()) => {
-            let Some(learner) = Learner::encode(towers, train, data, &encoded, with)? else {
+            let Some(images) = LabelledImages::encode(towers, train, data, &encoded, with)? else {
                 return Ok(None);
             };
-            Some(learner)
+            Some(images)
         }
         _ => None,
     };
-    let learner = || learner.as_ref().context("there are no pairs to learn from");
+    let images = || images.as_ref().context("there are no pairs to learn from");
     let mut results = Vec::new();
     for task in &data.tasks {
         if !(with.go_on)() {
@@ -130,23 +131,23 @@ fn measure_all(
                 let classification =
                     data.classification.as_ref().context("there are no classes")?;
                 let found =
-                    towers.precision(classification, &encoded, how.bootstrap(), with.go_on)?;
+                    towers.precision(classification, &encoded, settings.bootstrap(), with.go_on)?;
                 results.push(TaskResult::Labels { images: encoded.uids.len(), found });
             }
-            Task::Knn => results.push(learner()?.neighbours(with)?),
-            Task::LinearProbe => results.push(learner()?.probe(with)?),
+            Task::Knn => results.push(images()?.neighbours(with)?),
+            Task::LinearProbe => results.push(images()?.probe(with)?),
             Task::FewShot => {
-                for shots in &how.shots {
-                    results.push(learner()?.few(*shots, with)?);
+                for shots in &settings.shots {
+                    results.push(images()?.few(*shots, with)?);
                 }
             }
         }
     }
     let first = encoded.uids.len().min(GEOMETRY_PAIRS) * dimension;
-    // Classes as captions say nothing about pairs.
-    let wanted = data.tasks.contains(&Task::Retrieval) && first >= 2 * dimension;
+    // Captions that are class names say nothing about pairs.
+    let has_pairs = data.tasks.contains(&Task::Retrieval) && first >= 2 * dimension;
     let rows = |values| Rows { values, dimension };
-    let geometry = wanted
+    let geometry = has_pairs
         .then(|| geometry(rows(&encoded.images[..first]), rows(&encoded.texts[..first])))
         .transpose()?;
     Ok(Some(Measured {
@@ -158,7 +159,7 @@ fn measure_all(
 }
 
 /// Training and test images with their classes.
-struct Learner {
+struct LabelledImages {
     dimension: usize,
     classes: usize,
     names: Vec<String>,
@@ -166,13 +167,13 @@ struct Learner {
     test: (Vec<f32>, Vec<usize>),
 }
 
-impl Learner {
+impl LabelledImages {
     fn encode(
         towers: &EmbeddingSource<'_>,
         train: &Train,
         data: &EvalData,
         test: &Encoded,
-        with: Measuring<'_>,
+        with: MeasureOptions<'_>,
     ) -> anyhow::Result<Option<Self>> {
         let classification = data.classification.as_ref().context("there are no classes")?;
         let encoded = towers.encode(&train.dataset, &train.selection, with.spec(), with.go_on)?;
@@ -191,7 +192,7 @@ impl Learner {
         Labelled { rows: Rows { values, dimension: self.dimension }, labels }
     }
 
-    /// Some of the training images.
+    /// Returns some of the training images.
     fn some(&self, rows: &[usize]) -> (Vec<f32>, Vec<usize>) {
         let values = rows
             .iter()
@@ -199,33 +200,33 @@ impl Learner {
         (values.collect(), rows.iter().map(|row| self.train.1[*row]).collect())
     }
 
-    fn neighbours(&self, with: Measuring<'_>) -> anyhow::Result<TaskResult> {
-        let how = with.how;
-        let temperature = how.knn_temperature;
+    fn neighbours(&self, with: MeasureOptions<'_>) -> anyhow::Result<TaskResult> {
+        let settings = with.settings;
+        let temperature = settings.knn_temperature;
         let vote = if temperature > 0.0 { Vote::Weighted { temperature } } else { Vote::Majority };
         let predictions = nearest(
             self.labelled(&self.train),
             self.labelled(&self.test),
             self.classes,
-            how.k,
+            settings.k,
             vote,
             with.go_on,
         )?;
-        let details =
-            json!({ "k": how.k, "temperature": temperature, "train_images": self.train.1.len() });
+        let details = json!({ "k": settings.k, "temperature": temperature, "train_images": self.train.1.len() });
         Ok(TaskResult::Classes { name: "knn".into(), draws: vec![predictions], details })
     }
 
-    fn probe(&self, with: Measuring<'_>) -> anyhow::Result<TaskResult> {
-        let how = with.how;
+    fn probe(&self, with: MeasureOptions<'_>) -> anyhow::Result<TaskResult> {
+        let settings = with.settings;
         let mut details = json!({ "train_images": self.train.1.len() });
-        let c = if let Some(c) = how.probe_c {
+        let c = if let Some(c) = settings.probe_c {
             c
         } else {
-            let (learned, held) = split(&self.train.1, self.classes, HELD_PART, how.seed)?;
+            let (learned, held) = split(&self.train.1, self.classes, HELD_PART, settings.seed)?;
             if held.is_empty() {
                 bail!(
-                    "the training pairs have too few of each class for a validation split: give --probe-c"
+                    "the training pairs have too few images per class for a validation split; pass \
+                     --probe-c"
                 );
             }
             let found = sweep(
@@ -249,20 +250,21 @@ impl Learner {
         Ok(TaskResult::Classes { name: "linear_probe".into(), draws: vec![predictions], details })
     }
 
-    fn few(&self, shots: usize, with: Measuring<'_>) -> anyhow::Result<TaskResult> {
-        let how = with.how;
-        let c = how.probe_c.unwrap_or(FEW_SHOT_C);
+    fn few(&self, shots: usize, with: MeasureOptions<'_>) -> anyhow::Result<TaskResult> {
+        let settings = with.settings;
+        let c = settings.probe_c.unwrap_or(FEW_SHOT_C);
         for (class, name) in self.names.iter().enumerate() {
             let images = self.train.1.iter().filter(|label| **label == class).count();
             if images < shots {
                 bail!(
-                    "few-shot with {shots} images a class: the class {name:?} has {images} training images. Give fewer --shots"
+                    "few-shot needs {shots} training images per class, but the class {name:?} has \
+                     {images}; pass smaller --shots"
                 );
             }
         }
         let mut draws = Vec::new();
         for draw in 0..DRAWS {
-            let rows = few_shot(&self.train.1, self.classes, shots, how.seed + draw)?;
+            let rows = few_shot(&self.train.1, self.classes, shots, settings.seed + draw)?;
             draws.push(
                 fit(self.labelled(&self.some(&rows)), self.classes, c, with.go_on)?
                     .classify(self.labelled(&self.test))?,

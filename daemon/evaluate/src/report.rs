@@ -1,4 +1,5 @@
-//! Answers as figures: lines to read, and JSON with the same and more. A second model's answers stand beside the first one's.
+//! Results as text for reading, and as JSON with more details. A second model's results are
+//! compared with the first's.
 
 use diptych_schemas::Uid;
 use diptych_trainer::evaluate::{
@@ -11,20 +12,23 @@ use super::measure::TaskResult;
 use super::text::Text;
 use crate::groups::{Group, Groups, by_group};
 
-/// Confusions and groups that are printed; JSON has them all.
+/// Largest number of confusions and groups in the text. JSON has all.
 const PRINTED: usize = 5;
 
-/// What the figures are made with.
+/// The inputs of a report besides the result.
 pub struct Context<'a> {
     pub classes: &'a [String],
     pub uids: &'a [Uid],
     pub groups: Option<&'a Groups>,
-    /// No resamples: no intervals.
+    /// Without resamples there are no intervals.
     pub bootstrap: Bootstrap,
 }
 
 impl Context<'_> {
-    /// Intervals of own columns and of the differences to the other ones, in resamples that both share. A column is [draws][images].
+    /// Computes intervals of columns and of their differences to other columns, in shared
+    /// resamples.
+    ///
+    /// A column is `[draws][images]`.
     fn intervals(
         &self,
         own: Vec<Vec<Vec<Unit>>>,
@@ -49,7 +53,9 @@ impl Context<'_> {
     }
 }
 
-/// Writes a result to `out`, and returns its name in JSON and its JSON. `other` is the same task's result of a second model.
+/// Writes a result to `out`. Returns its name in JSON and its JSON.
+///
+/// `other` is the result of a second model on the same task.
 pub fn report(
     result: &TaskResult,
     other: Option<&TaskResult>,
@@ -83,7 +89,8 @@ pub fn report(
     }
 }
 
-/// Figures are the means over the draws; confusions and bins of confidence count the answers of all draws.
+/// Reports a classification. Figures are means over the draws; confusions and calibration count the
+/// answers of all draws.
 fn classes(
     (name, draws, details): (&str, &[Predictions], &Value),
     other: Option<&[Predictions]>,
@@ -108,7 +115,7 @@ fn classes(
         result.top1, result.top5, result.mean_per_class
     ));
     if let Some(top1) = own.first() {
-        out.line(format!("  95% of top-1         {}", shown(*top1)));
+        out.line(format!("  95% of top-1         {}", interval_text(*top1)));
     }
     out.line(format!(
         "  chance               {:>6.3}  {:>6.3}  {:>6.3}",
@@ -129,17 +136,21 @@ fn classes(
         ));
     }
     let mut json = json!({
-        "images": result.images / draws.len(), "draws": draws.len(), "classes": result.classes, "top1": result.top1, "top5": result.top5,
-        "mean_per_class": result.mean_per_class, "chance_top1": result.chance_top1, "chance_top5": result.chance_top5,
+        "images": result.images / draws.len(), "draws": draws.len(), "classes": result.classes,
+        "top1": result.top1, "top5": result.top5,
+        "mean_per_class": result.mean_per_class, "chance_top1": result.chance_top1,
+        "chance_top5": result.chance_top5,
         "calibration": {
             "expected_error": calibrated.expected_error, "maximum_error": calibrated.maximum_error,
             "bins": calibrated.bins.iter()
-                .map(|bin| json!({ "images": bin.images, "confidence": bin.confidence, "accuracy": bin.accuracy }))
+                .map(|bin| json!({ "images": bin.images, "confidence": bin.confidence,
+                "accuracy": bin.accuracy }))
                 .collect::<Value>(),
         },
         "per_class": result.per_class.iter().enumerate()
             .map(|(class, of)| json!({
-                "class": class_name(class), "images": of.images / draws.len(), "recall": of.recall(), "precision": of.precision(),
+                "class": class_name(class), "images": of.images / draws.len(),
+                "recall": of.recall(), "precision": of.precision(),
             }))
             .collect::<Value>(),
         "confusions": confusions.iter()
@@ -169,19 +180,20 @@ fn classes(
             hits.iter().filter(|hits| hits[image]).count() as f64 / draws.len() as f64
         };
         let parts = (0..with.uids.len()).map(|image| Unit { hits: part(image), of: 1.0 }).collect();
-        json["groups"] = grouped(&groups.of(with.uids), &["top1"], &[parts], out);
+        json["groups"] = grouped(&groups.names_of(with.uids), &["top1"], &[parts], out);
     }
     if let Some(other) = other {
         let theirs = Predictions::pooled(other).summary().top1;
         out.line(format!(
             "  compared: {theirs:.3}, difference {:+.3}{}",
             result.top1 - theirs,
-            said_interval(differences.first())
+            difference_interval_text(differences.first())
         ));
         json["compared"] = json!({
-            "top1": theirs, "difference": result.top1 - theirs, "difference_interval": differences.first().map(|at| as_json(*at)),
+            "top1": theirs, "difference": result.top1 - theirs,
+            "difference_interval": differences.first().map(|at| as_json(*at)),
         });
-        // The test is of one answer an image: those of several draws are not independent.
+        // The test is for one answer per image, and those of several draws are not independent.
         if let ([own], [other]) = (draws, other) {
             let test = mcnemar(&own.hits(1), &other.hits(1))?;
             let p = if test.p_value < 0.001 {
@@ -218,7 +230,7 @@ fn labels(
             .collect::<Value>(),
     });
     if let Some(at) = of(&found.resampled) {
-        out.line(format!("  95%                    {}", shown(at)));
+        out.line(format!("  95%                    {}", interval_text(at)));
         json["mean_average_precision_interval"] = as_json(at);
     }
     if let Some(other) = other {
@@ -229,10 +241,11 @@ fn labels(
         out.line(format!(
             "  compared: {:.3}, difference {difference:+.3}{}",
             other.mean,
-            said_interval(within.as_ref())
+            difference_interval_text(within.as_ref())
         ));
         json["compared"] = json!({
-            "mean_average_precision": other.mean, "difference": difference, "difference_interval": within.map(as_json),
+            "mean_average_precision": other.mean, "difference": difference,
+            "difference_interval": within.map(as_json),
         });
     }
     json
@@ -278,7 +291,7 @@ fn pairs(
     for (name, recall, median, chance, first) in directions {
         out.line(row(name, recall, format!("{median:>14}")));
         if let Some(at_one) = own.get(first) {
-            out.line(format!("    95% of R@1           {}", shown(*at_one)));
+            out.line(format!("    95% of R@1           {}", interval_text(*at_one)));
         }
         out.line(row("  chance", chance, String::new()));
     }
@@ -286,8 +299,10 @@ fn pairs(
         intervals.iter().skip(first).take(RECALL_AT.len()).map(|at| as_json(*at)).collect()
     };
     let mut json = json!({
-        "recall_at": RECALL_AT, "image_to_text": result.image_to_text, "text_to_image": result.text_to_image,
-        "chance_image_to_text": result.chance_image_to_text, "chance_text_to_image": result.chance_text_to_image,
+        "recall_at": RECALL_AT, "image_to_text": result.image_to_text,
+        "text_to_image": result.text_to_image,
+        "chance_image_to_text": result.chance_image_to_text,
+        "chance_text_to_image": result.chance_text_to_image,
         "median_rank_image_to_text": result.median_rank_image_to_text,
         "median_rank_text_to_image": result.median_rank_text_to_image,
         "images": result.images, "texts": result.texts,
@@ -298,17 +313,21 @@ fn pairs(
     }
     if let Some(groups) = with.groups {
         let at_one = [units[0].clone(), units[RECALL_AT.len()].clone()];
-        json["groups"] =
-            grouped(&groups.of(image_uids), &["image_to_text", "text_to_image"], &at_one, out);
+        json["groups"] = grouped(
+            &groups.names_of(image_uids),
+            &["image_to_text", "text_to_image"],
+            &at_one,
+            out,
+        );
     }
     if let Some((other, _)) = other {
         for (name, ours, theirs, first) in [
             ("image to text", result.image_to_text, other.image_to_text, 0),
             ("text to image", result.text_to_image, other.text_to_image, RECALL_AT.len()),
         ] {
-            let said = said_interval(differences.get(first));
+            let within = difference_interval_text(differences.get(first));
             out.line(format!(
-                "  compared, {name} R@1: {:.3}, difference {:+.3}{said}",
+                "  compared, {name} R@1: {:.3}, difference {:+.3}{within}",
                 theirs[0],
                 ours[0] - theirs[0]
             ));
@@ -322,14 +341,16 @@ fn pairs(
     Ok(json)
 }
 
-/// The figures (R@1 or accuracy, by name) of each group; the worst go to `out`.
+/// Reports the figures (R@1 or accuracy, by name) of each group. The worst go to `out`.
 pub fn grouped(names: &[&str], figures: &[&str], columns: &[Vec<Unit>], out: &mut Text) -> Value {
     let found = by_group(names, columns);
     let header: Vec<String> = figures.iter().map(|name| name.replace('_', " ")).collect();
     out.line(format!("  by group, the lowest first: {}", header.join(", ")));
     for group in found.iter().take(PRINTED) {
-        let values =
-            group.values.iter().map(|(value, within)| format!("{value:>6.3} ({})", shown(*within)));
+        let values = group
+            .values
+            .iter()
+            .map(|(value, within)| format!("{value:>6.3} ({})", interval_text(*within)));
         out.line(format!(
             "    {}  {} ({})",
             values.collect::<Vec<_>>().join("  "),
@@ -348,10 +369,11 @@ pub fn grouped(names: &[&str], figures: &[&str], columns: &[Vec<Unit>], out: &mu
     found.iter().map(as_object).collect()
 }
 
-/// Writes how embeddings lie to `out`, and returns it as JSON.
+/// Writes the geometry of embeddings to `out`, and returns it as JSON.
 pub fn geometry(found: &Geometry, out: &mut Text) -> Value {
     out.line(format!(
-        "\nembeddings: modality gap {:.3}, alignment {:.3}, uniformity {:.3} / {:.3}, effective rank {:.1} / {:.1} (images / captions)",
+        "\nembeddings: modality gap {:.3}, alignment {:.3}, uniformity {:.3} / {:.3}, effective \
+         rank {:.1} / {:.1} (images / captions)",
         found.modality_gap,
         found.alignment,
         found.images.uniformity,
@@ -361,19 +383,21 @@ pub fn geometry(found: &Geometry, out: &mut Text) -> Value {
     ));
     let spread = |of: &diptych_trainer::evaluate::Spread| {
         json!({
-            "uniformity": of.uniformity, "effective_rank": of.effective_rank, "effective_rank_centred": of.effective_rank_centred,
+            "uniformity": of.uniformity, "effective_rank": of.effective_rank,
+            "effective_rank_centred": of.effective_rank_centred,
         })
     };
     json!({
-        "modality_gap": found.modality_gap, "alignment": found.alignment, "images": spread(&found.images), "texts": spread(&found.texts),
+        "modality_gap": found.modality_gap, "alignment": found.alignment,
+        "images": spread(&found.images), "texts": spread(&found.texts),
     })
 }
 
-pub fn shown(at: Interval) -> String {
+pub fn interval_text(at: Interval) -> String {
     format!("{:.3} to {:.3}", at.low, at.high)
 }
 
-pub fn said_interval(at: Option<&Interval>) -> String {
+pub fn difference_interval_text(at: Option<&Interval>) -> String {
     at.map_or_else(String::new, |at| format!(" (95%: {:+.3} to {:+.3})", at.low, at.high))
 }
 

@@ -1,4 +1,4 @@
-//! What an evaluation is asked for, without a command line.
+//! The request for an evaluation, independent of the command line.
 
 use std::path::PathBuf;
 
@@ -6,28 +6,29 @@ use diptych_pipeline::ingest::IngestProgress;
 use diptych_schemas::PairChoice;
 use diptych_trainer::evaluate::Bootstrap;
 
-/// One evaluation: on which pairs, which tasks, and how they are measured.
+/// An evaluation: its pairs, tasks and settings.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub subject: Subject,
-    /// Without any: retrieval, and zero-shot where classes are named; of a benchmark, what it is for.
+    /// Without tasks: retrieval, and zero-shot if there are classes. For a benchmark, the task it
+    /// is made for.
     pub tasks: Vec<Task>,
-    pub settings: Settings,
+    pub settings: EvalSettings,
 }
 
-/// The pairs that are evaluated on.
+/// The pairs of an evaluation.
 #[derive(Clone, Debug)]
 pub struct Subject {
     pub source: PairSource,
     /// Columns of meta with further captions of an image: one text, or a JSON list of texts.
     pub more_captions: Vec<String>,
-    /// Whether only the very pair counts as right, and not others with the same caption.
+    /// Whether only the exact pair counts as right, and not others with the same caption.
     pub strict_pairs: bool,
-    /// A column or an SQL expression whose values make groups.
+    /// A column or an SQL expression whose values form groups.
     pub group_by: Option<String>,
 }
 
-/// Where the pairs come from.
+/// The source of pairs.
 #[derive(Clone, Debug)]
 pub enum PairSource {
     Dataset {
@@ -35,7 +36,7 @@ pub enum PairSource {
         dataset: PathBuf,
         pairs: PairChoice,
         classes: Option<ClassSource>,
-        /// Labelled pairs of the same dataset to learn from.
+        /// Labelled pairs of this dataset to learn from.
         train_selection: Option<PathBuf>,
     },
     /// A folder in `CLIP_benchmark`'s layout, or with folders by class.
@@ -45,36 +46,38 @@ pub enum PairSource {
 /// The classes of a dataset's pairs.
 #[derive(Clone, Debug)]
 pub struct ClassSource {
-    /// A file with one class name a line. Without it: the labels that the pairs have, and pairs without a label are left out.
+    /// A file with one class name per line. Without it the classes are the labels of the pairs, and
+    /// pairs without a label are left out.
     pub names: Option<PathBuf>,
     /// Column of meta with the true class.
     pub label_column: String,
-    /// A file with one prompt a line.
+    /// A file with one prompt per line.
     pub templates: Option<PathBuf>,
 }
 
-/// How it is measured.
+/// The settings of a measurement.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// Neighbours that vote.
+pub struct EvalSettings {
+    /// Number of neighbours that vote.
     pub k: usize,
-    /// A neighbour's vote weighs exp(cosine / this), as in DINO; 0: one vote each.
+    /// Temperature T of a neighbour's vote exp(cosine / T), as in DINO. With 0, all votes are
+    /// equal.
     pub knn_temperature: f64,
-    /// scikit-learn's C of linear probes; without it, linear-probe sweeps and few-shot takes 0.316.
+    /// scikit-learn's C of linear probes. Without it linear-probe sweeps, and few-shot uses 0.316.
     pub probe_c: Option<f64>,
-    /// Training images a class for few-shot.
+    /// Training images per class for few-shot.
     pub shots: Vec<usize>,
     /// Seed of few-shot draws, validation splits and resamples.
     pub seed: u64,
-    /// Resamples of the images for intervals; 0: no intervals.
+    /// Number of resamples for intervals. 0 for none.
     pub resamples: usize,
-    /// Pairs that are encoded at a time.
+    /// Number of pairs encoded at a time.
     pub batch_size: usize,
-    /// Decoding threads; 0: one for each core.
+    /// Number of decoding threads. 0 for one per core.
     pub threads: usize,
 }
 
-impl Default for Settings {
+impl Default for EvalSettings {
     fn default() -> Self {
         let shots = vec![1, 2, 4, 8, 16];
         Self {
@@ -90,14 +93,14 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
-    /// How intervals are made.
+impl EvalSettings {
+    /// Returns the settings of intervals.
     pub fn bootstrap(&self) -> Bootstrap {
         Bootstrap { resamples: self.resamples, seed: self.seed, ..Bootstrap::default() }
     }
 }
 
-/// What is measured.
+/// A kind of measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     Retrieval,
@@ -119,7 +122,7 @@ impl Task {
         Self::FewShot,
     ];
 
-    /// The name that users write.
+    /// Returns the name that users write.
     pub fn name(self) -> &'static str {
         match self {
             Self::Retrieval => "retrieval",
@@ -131,37 +134,37 @@ impl Task {
         }
     }
 
-    /// The task of a name that users write.
+    /// Returns the task with a name that users write.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|task| task.name() == name)
     }
 
-    /// Whether it learns from labelled pairs.
+    /// Returns whether the task learns from labelled pairs.
     pub fn learns(self) -> bool {
         matches!(self, Self::LinearProbe | Self::Knn | Self::FewShot)
     }
 }
 
-/// How the caller steers an evaluation while it works.
+/// The caller's control over a running evaluation.
 #[derive(Clone, Copy)]
 pub struct Control<'a> {
-    /// Asked again and again, at least every tenth of a second while it waits.
+    /// Says whether to continue. Called frequently, at least every tenth of a second during a wait.
     pub go_on: &'a dyn Fn() -> bool,
     /// Called while a benchmark's images are read.
     pub on_ingest: &'a dyn Fn(&IngestProgress),
 }
 
 impl Control<'_> {
-    /// Lets it run to its end, unseen.
+    /// Never stops, and ignores progress.
     pub const NONE: Control<'static> = Control { go_on: &|| true, on_ingest: &|_| {} };
 
-    /// Fails with [`Stopped`] where it was asked to stop.
+    /// Fails with [`Stopped`] if a stop is requested.
     pub fn check(&self) -> Result<(), Stopped> {
         if (self.go_on)() { Ok(()) } else { Err(Stopped) }
     }
 }
 
-/// The caller asked an evaluation to stop before it was done.
+/// The error of an evaluation that was stopped by its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the evaluation was stopped")]
 pub struct Stopped;

@@ -1,4 +1,4 @@
-//! Retrieval among pairs: which image belongs to which caption.
+//! Retrieval among pairs: the groups of images and captions that belong together.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -7,15 +7,17 @@ use diptych_embeddings::encode::Encoded;
 use diptych_trainer::TrainerError;
 use diptych_trainer::evaluate::{GoOn, RECALL_AT, Ranks, Rows, Unit, retrieval_ranks};
 
-/// What counts as right for each other, [N]. Pairs with the same caption cannot be told apart by it, so they have the same group, unless
-/// `strict`: then only the very pair is right, as in benchmarks whose captions are all different.
+/// Groups captions, `[N]`. Equal groups count as right for each other.
+///
+/// Pairs with the same caption cannot be told apart by it, so they share a group. If `strict`, only
+/// the exact pair is right, as in benchmarks whose captions are all different.
 pub fn caption_groups(captions: &[String], strict: bool) -> Vec<u64> {
     let mut numbers = HashMap::new();
     let group = |(row, caption)| if strict { row } else { *numbers.entry(caption).or_insert(row) };
     (0_u64..).zip(captions).map(group).collect()
 }
 
-/// Ranks among pairs, by the [`caption_groups`].
+/// Computes the ranks among pairs, by the [`caption_groups`].
 pub fn pair_ranks(
     encoded: &Encoded,
     dimension: usize,
@@ -31,19 +33,22 @@ pub fn pair_ranks(
     )
 }
 
-/// Images with any number of captions each. Of a million pairs each copy is gigabytes, so what is there is borrowed.
+/// Images with any number of captions each.
+///
+/// With a million pairs each copy takes gigabytes, so existing values are borrowed.
 #[derive(Debug, Default)]
 pub struct CaptionedImages<'a> {
-    /// [N, D].
+    /// `[N, D]`.
     pub images: Cow<'a, [f32]>,
-    /// [M, D].
+    /// `[M, D]`.
     pub texts: Cow<'a, [f32]>,
-    /// The row of the first pair of each image, [N].
+    /// The row of the first pair of each image, `[N]`.
     pub first_rows: Vec<usize>,
-    /// The image of each text, [M].
+    /// The image of each text, `[M]`.
     pub image_of_text: Vec<usize>,
-    /// What counts as right is what has the same group.
+    /// The group of each image, `[N]`. Equal groups are right for each other.
     pub image_groups: Vec<u64>,
+    /// The group of each text, `[M]`.
     pub text_groups: Vec<u64>,
 }
 
@@ -54,7 +59,9 @@ impl CaptionedImages<'_> {
         retrieval_ranks(images, &self.image_groups, texts, &self.text_groups, go_on)
     }
 
-    /// For each of [`RECALL_AT`], what each image brings to the recall of texts by images, then to that of images by texts.
+    /// Computes each image's contributions to recall, for each of [`RECALL_AT`].
+    ///
+    /// Recall of texts by images comes first, then recall of images by texts.
     pub fn units(&self, ranks: &Ranks) -> Vec<Vec<Unit>> {
         let within = |rank: Option<u32>, k: usize| rank.is_some_and(|rank| rank as usize <= k);
         let of_images = RECALL_AT
@@ -71,7 +78,7 @@ impl CaptionedImages<'_> {
     }
 }
 
-/// Different captions among pairs.
+/// Counts the different captions among pairs.
 pub fn distinct_captions(encoded: &Encoded) -> usize {
     encoded.captions.iter().collect::<std::collections::HashSet<_>>().len()
 }

@@ -1,4 +1,4 @@
-//! What embeddings come from: a model's towers, or files of embeddings that any model made.
+//! The source of embeddings: a model's towers, or files of embeddings that any model made.
 
 use std::path::Path;
 
@@ -15,31 +15,32 @@ use diptych_trainer::evaluate::{AveragePrecision, Bootstrap, GoOn, Predictions};
 
 use crate::classification::Classification;
 
-/// Bytes of embeddings that are kept for the next evaluation with the same weights.
+/// Size of the cache of embeddings for later evaluations with the same weights, in bytes.
 const CACHE_BYTES: u64 = 4 << 30;
-/// Embeddings of more bytes are not kept.
+/// Largest size of embeddings that are cached, in bytes.
 const LARGEST_KEPT: usize = 1 << 30;
 
 const VERSION: &[u8] = env!("CARGO_PKG_VERSION").as_bytes();
 
 const NO_PROMPTS: &str =
-    "has no tower for the prompts of classes: ask for knn, linear-probe or few-shot";
+    "has no tower for the prompts of classes; use knn, linear-probe or few-shot";
 
-/// See the module.
+/// A source of embeddings.
 pub enum EmbeddingSource<'a> {
     Model { model: &'a Model, kept: Option<EmbeddingCache> },
     Files(&'a EmbeddingFiles),
 }
 
-/// What one model encoded before.
+/// A cache of embeddings that one model computed.
 pub struct EmbeddingCache {
     cache: BlockCache,
-    /// Of weights, configuration, tokenizer and this version, which may see images otherwise than an older one.
+    /// Hash of weights, configuration, tokenizer and this version, which may decode images
+    /// differently from an older one.
     producer: ContentHash,
 }
 
 impl EmbeddingCache {
-    /// In the state folder; none, which is said, where that does not work.
+    /// Opens the cache in the state folder. Logs a failure and returns `None`.
     pub fn open(state: &Path, model: &Model) -> Option<Self> {
         let open = || {
             let weights = model.encoder.hash()?;
@@ -53,14 +54,15 @@ impl EmbeddingCache {
         open()
             .inspect_err(|error| {
                 tracing::warn!(
-                    "embeddings are not kept for the next evaluation: {}",
+                    "cannot cache embeddings for later evaluations: {}",
                     describe(error)
                 );
             })
             .ok()
     }
 
-    /// A uid is the hash of an image and its caption: a list of them says what was encoded.
+    /// Returns the key of a selection. A uid is the hash of an image and its caption, so the uids
+    /// identify the content.
     fn key(&self, selection: &Selection) -> ContentHash {
         let uids: Vec<u8> = selection.uids.iter().flat_map(|uid| uid.0).collect();
         ContentHash::of_parts(&[b"pairs", &self.producer.0, &uids])
@@ -72,7 +74,7 @@ impl EmbeddingCache {
             let mut tables = FileReader::try_new(std::io::Cursor::new(block), None)?;
             pairs_of(&tables.next().context("it is empty")??)
         };
-        read().inspect_err(|error| tracing::debug!("embeddings of the cache: {error:#}")).ok()
+        read().inspect_err(|error| tracing::debug!("cannot read cached embeddings: {error:#}")).ok()
     }
 
     fn put(&self, key: &ContentHash, encoded: &Encoded, dimension: usize) -> anyhow::Result<()> {
@@ -91,7 +93,7 @@ impl EmbeddingCache {
 }
 
 impl EmbeddingSource<'_> {
-    /// D.
+    /// Returns the dimension of embeddings, D.
     pub fn dimension(&self) -> usize {
         match self {
             Self::Model { model, .. } => model.encoder.dimension(),
@@ -99,7 +101,10 @@ impl EmbeddingSource<'_> {
         }
     }
 
-    /// The pairs of a selection, in its order; those whose image cannot be decoded are left out. None where `go_on` said no.
+    /// Encodes the pairs of a selection, in its order.
+    ///
+    /// Pairs whose image cannot be decoded are left out. Returns `None` if `go_on` returned
+    /// `false`.
     pub fn encode(
         &self,
         dataset: &Path,
@@ -108,12 +113,12 @@ impl EmbeddingSource<'_> {
         go_on: GoOn<'_>,
     ) -> anyhow::Result<Option<Encoded>> {
         let (model, kept) = match self {
-            Self::Files(files) => return files.of(dataset, selection).map(Some),
+            Self::Files(files) => return files.select(dataset, selection).map(Some),
             Self::Model { model, kept } => (model, kept),
         };
         let key = kept.as_ref().map(|kept| (kept, kept.key(selection)));
         if let Some(encoded) = key.as_ref().and_then(|(kept, key)| kept.get(key)) {
-            tracing::info!("embeddings of {} pairs were kept from before", encoded.uids.len());
+            tracing::info!("using cached embeddings of {} pairs", encoded.uids.len());
             return Ok(Some(encoded));
         }
         let mut whole = true;
@@ -130,12 +135,13 @@ impl EmbeddingSource<'_> {
         Ok(Some(encoded))
     }
 
-    /// Texts → f32 [N, D].
+    /// Encodes texts. Returns f32 `[N, D]`.
     pub fn encode_texts(&self, texts: &[String]) -> anyhow::Result<Vec<f32>> {
         match self {
             Self::Model { model, .. } => model.encode_texts(texts),
-            Self::Files(files) => files
-                .cannot("has no tower for further captions (--more-captions, or several lines)"),
+            Self::Files(files) => files.insufficient(
+                "has no tower for further captions (--more-captions, or several lines)",
+            ),
         }
     }
 
@@ -148,7 +154,7 @@ impl EmbeddingSource<'_> {
     ) -> anyhow::Result<AveragePrecision> {
         match self {
             Self::Model { model, .. } => classification.precision(model, encoded, bootstrap, go_on),
-            Self::Files(files) => files.cannot(NO_PROMPTS),
+            Self::Files(files) => files.insufficient(NO_PROMPTS),
         }
     }
 
@@ -160,7 +166,7 @@ impl EmbeddingSource<'_> {
     ) -> anyhow::Result<Predictions> {
         match self {
             Self::Model { model, .. } => classification.predictions(model, encoded, go_on),
-            Self::Files(files) => files.cannot(NO_PROMPTS),
+            Self::Files(files) => files.insufficient(NO_PROMPTS),
         }
     }
 }

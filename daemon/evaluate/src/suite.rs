@@ -1,4 +1,6 @@
-//! A suite: evaluations whose figures make one score, their mean by weights (DataComp's average over 38 tasks has equal ones).
+//! A suite: evaluations whose figures make one score, their weighted mean.
+//!
+//! DataComp's average over 38 tasks has equal weights.
 
 use std::path::Path;
 
@@ -13,16 +15,16 @@ use serde_json::{Value, json};
 use super::compositional::{self, Test};
 use super::data::EvalData;
 use super::figures::figures;
-use super::measure::{Measuring, TaskResult, measure};
-use super::report::{as_json, said_interval, shown};
+use super::measure::{MeasureOptions, TaskResult, measure};
+use super::report::{as_json, difference_interval_text, interval_text};
 use super::source::EmbeddingSource;
 use super::text::Text;
-use crate::request::{ClassSource, Control, PairSource, Settings, Subject, Task as TaskKind};
+use crate::request::{ClassSource, Control, EvalSettings, PairSource, Subject, Task as TaskKind};
 
-/// Figures of classes; the first counts where a suite names none.
+/// Figures of classification. The first is the default.
 const OF_CLASSES: [&str; 3] = ["top1", "top5", "mean_per_class"];
 
-/// All that a suite needs but the model; reading it finds what is wrong with any of its tasks.
+/// Everything that a suite needs except the model. Reading it finds errors in any of its tasks.
 pub struct Suite {
     pub name: String,
     tasks: Vec<Task>,
@@ -32,7 +34,7 @@ struct Task {
     name: String,
     weight: f64,
     metric: String,
-    on: TaskInput,
+    input: TaskInput,
 }
 
 enum TaskInput {
@@ -40,8 +42,8 @@ enum TaskInput {
     Examples(Test),
 }
 
-/// What a model came to.
-pub struct Scored {
+/// The result of a model.
+pub struct SuiteScores {
     tasks: Vec<TaskScore>,
     /// Tasks for which there was no time.
     pub left_out: Vec<String>,
@@ -53,7 +55,7 @@ struct TaskScore {
     metric: String,
     weight: f64,
     value: f64,
-    /// The figure in every resample; empty without resamples.
+    /// The figure in every resample. Empty without resamples.
     resampled: Vec<f64>,
     /// All main figures, by name.
     figures: Vec<(String, f64)>,
@@ -62,7 +64,7 @@ struct TaskScore {
 }
 
 impl Suite {
-    /// Reads a suite's file and what its tasks name. Benchmarks are read into the state folder.
+    /// Reads a suite's file and the data of its tasks. Benchmarks are read into the state folder.
     pub fn read(path: &Path, state: &Path, control: Control<'_>) -> anyhow::Result<Self> {
         let config = SuiteConfig::read(path)?;
         let read = |task: &SuiteTask| {
@@ -76,24 +78,37 @@ impl Suite {
     }
 
     /// Measures the weights of a model, without intervals.
-    pub fn of_model(
+    pub fn score_model(
         &self,
         model: &Model,
         threads: usize,
         go_on: &dyn Fn() -> bool,
-    ) -> anyhow::Result<Scored> {
-        let how = Settings { resamples: 0, threads, ..Settings::default() };
-        self.run(&EmbeddingSource::Model { model, kept: None }, Measuring { how: &how, go_on })
+    ) -> anyhow::Result<SuiteScores> {
+        let settings = EvalSettings { resamples: 0, threads, ..EvalSettings::default() };
+        self.run(
+            &EmbeddingSource::Model { model, kept: None },
+            MeasureOptions { settings: &settings, go_on },
+        )
     }
 
-    pub fn run(&self, towers: &EmbeddingSource<'_>, with: Measuring<'_>) -> anyhow::Result<Scored> {
-        let mut scored =
-            Scored { tasks: Vec::new(), left_out: Vec::new(), level: Bootstrap::default().level };
+    pub fn run(
+        &self,
+        towers: &EmbeddingSource<'_>,
+        with: MeasureOptions<'_>,
+    ) -> anyhow::Result<SuiteScores> {
+        let mut scored = SuiteScores {
+            tasks: Vec::new(),
+            left_out: Vec::new(),
+            level: Bootstrap::default().level,
+        };
         for (place, task) in (0..).zip(&self.tasks) {
-            // Tasks with as many images must not be drawn alike.
-            let how = Settings { seed: with.how.seed.wrapping_add(place), ..with.how.clone() };
+            // Tasks with equally many images must not share their resamples.
+            let settings = EvalSettings {
+                seed: with.settings.seed.wrapping_add(place),
+                ..with.settings.clone()
+            };
             let found = if (with.go_on)() {
-                task.run(towers, Measuring { how: &how, ..with })
+                task.run(towers, MeasureOptions { settings: &settings, ..with })
                     .with_context(|| format!("task {} of the suite {}", task.name, self.name))?
             } else {
                 None
@@ -109,11 +124,12 @@ impl Suite {
 
 impl Task {
     fn read(task: &SuiteTask, state: &Path, control: Control<'_>) -> anyhow::Result<Self> {
-        let (on, known) = match (&task.compositional, &task.images) {
+        let (input, known) = match (&task.compositional, &task.images) {
             (Some(file), Some(images)) => {
                 if task.kind.is_some() {
                     bail!(
-                        "kind is for benchmarks and selections; a compositional test is of one kind"
+                        "kind applies only to benchmarks and selections, not to a compositional \
+                         test"
                     );
                 }
                 let test = Test::read(file, images)?;
@@ -121,26 +137,26 @@ impl Task {
                     test.figure_names().iter().rev().map(|name| (*name).to_owned()).collect();
                 (TaskInput::Examples(test), known)
             }
-            _ => of_data(task, state, control)?,
+            _ => read_data(task, state, control)?,
         };
         let metric = task.metric.clone().unwrap_or_else(|| known[0].clone());
         if !known.contains(&metric) {
-            bail!("metric = {metric:?}: this task has {}", known.join(", "));
+            bail!("metric = {metric:?} is unknown; this task has {}", known.join(", "));
         }
-        Ok(Self { name: task.name.clone(), weight: task.weight, metric, on })
+        Ok(Self { name: task.name.clone(), weight: task.weight, metric, input })
     }
 
-    /// None where it was told not to go on.
+    /// Runs the task. Returns `None` if it was stopped.
     fn run(
         &self,
         towers: &EmbeddingSource<'_>,
-        with: Measuring<'_>,
+        with: MeasureOptions<'_>,
     ) -> anyhow::Result<Option<TaskScore>> {
-        let (metric, bootstrap) = (self.metric.as_str(), with.how.bootstrap());
-        let (figures, (value, resampled), pairs) = match &self.on {
+        let (metric, bootstrap) = (self.metric.as_str(), with.settings.bootstrap());
+        let (figures, (value, resampled), pairs) = match &self.input {
             TaskInput::Examples(test) => {
                 let EmbeddingSource::Model { model, .. } = towers else {
-                    bail!("embeddings of pairs cannot be tested on other captions")
+                    bail!("a compositional test needs a model, not files of embeddings")
                 };
                 let tested = compositional::run(
                     model,
@@ -166,12 +182,12 @@ impl Task {
                 let counted = match &result {
                     TaskResult::Classes { draws, .. } => {
                         let [predictions] = &draws[..] else {
-                            bail!("a suite has no place for tasks of several draws")
+                            bail!("a suite cannot contain tasks with several draws")
                         };
-                        of_classes(predictions, metric, bootstrap)?
+                        score_classes(predictions, metric, bootstrap)?
                     }
                     TaskResult::Labels { found, .. } => (found.mean, found.resampled.clone()),
-                    TaskResult::Pairs { units, .. } => of_pairs(units, metric, bootstrap)?,
+                    TaskResult::Pairs { units, .. } => score_pairs(units, metric, bootstrap)?,
                 };
                 let uids: Vec<u8> = measured.uids.iter().flat_map(|uid| uid.0).collect();
                 (figures(&result), counted, ContentHash::of(&uids))
@@ -189,21 +205,24 @@ impl Task {
     }
 }
 
-/// What is evaluated, and the figures that it has, the one first that counts where none is named.
-fn of_data(
+/// Reads the data of a task. Returns the names of its figures, the default first.
+fn read_data(
     task: &SuiteTask,
     state: &Path,
     control: Control<'_>,
 ) -> anyhow::Result<(TaskInput, Vec<String>)> {
     let kind = match (&task.kind, &task.label_column) {
         (Some(kind), _) => Some(TaskKind::named(kind).with_context(|| {
-            format!("kind = {kind:?}: there are {}", TaskKind::ALL.map(TaskKind::name).join(", "))
+            format!(
+                "kind = {kind:?} is unknown; use one of {}",
+                TaskKind::ALL.map(TaskKind::name).join(", ")
+            )
         })?),
         (None, Some(_)) => Some(TaskKind::ZeroShot),
         (None, None) => None,
     };
     if kind == Some(TaskKind::FewShot) {
-        bail!("few-shot has a figure for each number of shots: give linear-probe or knn");
+        bail!("few-shot has one figure for each number of shots; use linear-probe or knn");
     }
     let classes = task.label_column.clone().map(|label_column| ClassSource {
         names: task.classes.clone(),
@@ -218,7 +237,7 @@ fn of_data(
             classes,
             train_selection: task.train_selection.clone(),
         },
-        (None, None) => bail!("a task wants a dataset, or benchmark"),
+        (None, None) => bail!("a task needs dataset or benchmark"),
     };
     let subject = Subject {
         source,
@@ -238,7 +257,7 @@ fn of_data(
     Ok((TaskInput::Data(Box::new(data)), known))
 }
 
-fn of_classes(
+fn score_classes(
     predictions: &Predictions,
     metric: &str,
     bootstrap: Bootstrap,
@@ -254,8 +273,8 @@ fn of_classes(
     }
 }
 
-/// `units` as [`TaskResult::Pairs`] has them.
-fn of_pairs(
+/// Computes a recall. `units` are those of [`TaskResult::Pairs`].
+fn score_pairs(
     units: &[Vec<Unit>],
     metric: &str,
     bootstrap: Bootstrap,
@@ -263,17 +282,17 @@ fn of_pairs(
     let (_, k) = metric.rsplit_once('@').context("no recall")?;
     let at = RECALL_AT.iter().position(|known| known.to_string() == k).context("no such recall")?;
     let both = [at, at + RECALL_AT.len()];
-    let wanted = if metric.starts_with("i2t") {
+    let columns = if metric.starts_with("i2t") {
         &both[..1]
     } else if metric.starts_with("t2i") {
         &both[1..]
     } else {
         &both[..]
     };
-    mean_of(&wanted.iter().map(|place| units[*place].clone()).collect::<Vec<_>>(), bootstrap)
+    mean_of(&columns.iter().map(|place| units[*place].clone()).collect::<Vec<_>>(), bootstrap)
 }
 
-/// The mean of columns' parts, as they are and in every resample.
+/// Computes the mean of columns' shares, as measured and in every resample.
 fn mean_of(columns: &[Vec<Unit>], bootstrap: Bootstrap) -> anyhow::Result<(f64, Vec<f64>)> {
     let part = |column: &Vec<Unit>| {
         let (hits, of) =
@@ -288,13 +307,14 @@ fn mean_of(columns: &[Vec<Unit>], bootstrap: Bootstrap) -> anyhow::Result<(f64, 
     Ok((value, (0..bootstrap.resamples).map(mean).collect()))
 }
 
-impl Scored {
-    /// Tasks that were done.
+impl SuiteScores {
+    /// Returns the number of finished tasks.
     pub fn tasks(&self) -> usize {
         self.tasks.len()
     }
 
-    /// The mean of the figures by weights; none where a task was left out, since it would be another mean.
+    /// Returns the weighted mean of the figures. `None` if a task was left out, because the mean
+    /// would differ.
     pub fn score(&self) -> Option<f64> {
         self.left_out.is_empty().then(|| self.weighted(|task| task.value))
     }
@@ -304,13 +324,13 @@ impl Scored {
         self.tasks.iter().map(|task| task.weight * of(task)).sum::<f64>() / weights
     }
 
-    /// The score in every resample.
+    /// Returns the score in every resample.
     fn resampled(&self) -> Vec<f64> {
         let rounds = self.tasks.iter().map(|task| task.resampled.len()).min().unwrap_or(0);
         (0..rounds).map(|round| self.weighted(|task| task.resampled[round])).collect()
     }
 
-    /// Everything that is recorded, by name: `score`, and `TASK/…`.
+    /// Returns everything that is recorded, by name: `score`, and `TASK/…`.
     pub fn figures(&self) -> Vec<(String, f64)> {
         let of = |task: &TaskScore| {
             let named = task
@@ -323,7 +343,7 @@ impl Scored {
         score.into_iter().chain(self.tasks.iter().flat_map(of)).collect()
     }
 
-    /// Writes it to `out`, compared with another model's, and returns it as JSON.
+    /// Writes the result to `out`, compared with another model's, and returns it as JSON.
     pub fn report(
         &self,
         name: &str,
@@ -334,7 +354,7 @@ impl Scored {
         let row = |name: &str, metric: &str, value: f64, at: Option<Interval>, weight: &str| {
             format!(
                 "  {name:<28} {metric:<16} {value:>7.3}   {:<16} {weight:>7}",
-                at.map(shown).unwrap_or_default()
+                at.map(interval_text).unwrap_or_default()
             )
         };
         out.line(format!("\nsuite {name}, {} tasks", self.tasks.len() + self.left_out.len()));
@@ -346,7 +366,8 @@ impl Scored {
         for task in &self.tasks {
             let within = of(&task.resampled);
             out.line(row(&task.name, &task.metric, task.value, within, &task.weight.to_string()));
-            let mut json = json!({ "task": task.name, "metric": task.metric, "value": task.value, "weight": task.weight });
+            let mut json = json!({ "task": task.name, "metric": task.metric, "value": task.value,
+            "weight": task.weight });
             json["interval"] = json!(within.map(as_json));
             json["figures"] = task
                 .figures
@@ -369,11 +390,12 @@ impl Scored {
             tasks.push(json);
         }
         for name in &self.left_out {
-            out.line(format!("  {name:<28} left out: the time was over"));
+            out.line(format!("  {name:<28} left out, no time remained"));
         }
-        let mut json = json!({ "suite": name, "tasks": tasks, "left_out": self.left_out, "score": self.score() });
+        let mut json = json!({ "suite": name, "tasks": tasks, "left_out": self.left_out,
+        "score": self.score() });
         let Some(score) = self.score() else {
-            out.line("  no score, since tasks were left out: give more --max-seconds");
+            out.line("  no score, because tasks were left out; increase --max-seconds");
             return Ok(json);
         };
         let resampled = self.resampled();
@@ -384,7 +406,7 @@ impl Scored {
             let difference = score - theirs;
             out.line(format!(
                 "  compared: score {theirs:.3}, difference {difference:+.3}{}",
-                said_interval(within.as_ref())
+                difference_interval_text(within.as_ref())
             ));
             json["compared"] = compared_as_json(score, theirs, within);
         }
@@ -392,7 +414,8 @@ impl Scored {
     }
 }
 
-/// The interval of the difference of two figures, from resamples that both share; none without resamples.
+/// Returns the interval of the difference of two figures, from shared resamples. `None` without
+/// resamples.
 fn interval_of_difference(ours: &[f64], theirs: &[f64], level: f64) -> Option<Interval> {
     let differences: Vec<f64> =
         ours.iter().zip(theirs).map(|(ours, theirs)| ours - theirs).collect();
@@ -400,5 +423,6 @@ fn interval_of_difference(ours: &[f64], theirs: &[f64], level: f64) -> Option<In
 }
 
 fn compared_as_json(ours: f64, theirs: f64, within: Option<Interval>) -> Value {
-    json!({ "value": theirs, "difference": ours - theirs, "difference_interval": within.map(as_json) })
+    json!({ "value": theirs, "difference": ours - theirs,
+    "difference_interval": within.map(as_json) })
 }

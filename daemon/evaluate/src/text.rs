@@ -1,6 +1,6 @@
 //! The text of results, as commands print it.
 
-/// Lines that are collected before anybody prints them.
+/// Collected lines.
 #[derive(Clone, Debug, Default)]
 pub struct Text(String);
 
@@ -11,7 +11,7 @@ impl Text {
         self.0.push('\n');
     }
 
-    /// All lines, each with its end of line.
+    /// Returns all lines, each with its line break.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,8 +1,9 @@
-//! How a figure changes over several evaluations, with the interval that chance leaves.
+//! The trend of a figure over several evaluations, with an interval for chance.
 //!
-//! A line is laid through the figures. What it rises by has two sources of chance: which pairs were held out, and what the weights happened
-//! to be at each evaluation. The first is paired: the same pairs are asked each time, so what is easy or hard for all weights falls out. The
-//! second is how far the figures lie from the line.
+//! A line is fitted to the figures. Its rise depends on chance in two ways: on the choice of
+//! held-out pairs, and on the state of the weights at each evaluation. The first is paired: each
+//! evaluation uses the same pairs, so that pairs that are easy or hard for all weights cancel out.
+//! The second is the distance of the figures from the line.
 
 use diptych_trainer::evaluate::Interval;
 
@@ -14,39 +15,43 @@ const STUDENT: [f64; 20] = [
     2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
 ];
 
-/// What a figure changed by over several evaluations.
+/// The change of a figure over several evaluations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Trend {
-    /// What the line rises by from the first evaluation to the last.
+    /// Rise of the line from the first evaluation to the last.
     pub change: f64,
     /// Its 95% interval.
     pub within: Interval,
 }
 
 impl Trend {
-    /// Whether it rises by more than chance.
+    /// Returns whether the figure rises by more than chance.
     pub fn rises(&self) -> bool {
         self.within.low > 0.0
     }
 
-    /// Whether it falls by more than chance.
+    /// Returns whether the figure falls by more than chance.
     pub fn falls(&self) -> bool {
         self.within.high < 0.0
     }
 }
 
-/// What is known of the pairs that figures are of.
+/// The knowledge about the pairs behind the figures.
 #[derive(Clone, Copy, Debug)]
 pub enum Sampling<'a> {
-    /// What each pair, or each group of pairs, brought to the figure at each evaluation: [evaluations][pairs].
+    /// The contribution of each pair, or each group of pairs, at each evaluation:
+    /// `[evaluations][pairs]`.
     Paired(&'a [Vec<f64>]),
-    /// Figures are shares of so many pairs, and which of them is not known. An interval as wide as if each evaluation had pairs of its own.
+    /// Figures are shares of this many pairs, without knowing which. The interval is as wide as if
+    /// each evaluation had its own pairs.
     Share(usize),
-    /// Nothing: the interval has only what the figures themselves show.
+    /// Nothing. The interval includes only the scatter of the figures.
     Unknown,
 }
 
-/// Lays a line through a figure by step. None where there are fewer than three evaluations, or all at one step.
+/// Fits a line to a figure by step.
+///
+/// Returns `None` for fewer than three evaluations, or if all are at one step.
 pub fn trend(points: &[(u64, f64)], sampling: Sampling<'_>) -> Option<Trend> {
     let count = points.len();
     let weights = weights(points)?;
@@ -54,7 +59,8 @@ pub fn trend(points: &[(u64, f64)], sampling: Sampling<'_>) -> Option<Trend> {
     let by_pairs = match sampling {
         Sampling::Paired(evaluations) => paired_variance(&weights, evaluations),
         Sampling::Share(pairs) => {
-            // Two hits and two misses more, so that a share of 0 or 1 is not certain (Agresti and Coull 1998).
+            // Two more hits and two more misses, so that a share of 0 or 1 is not certain (Agresti
+            // and Coull 1998).
             let n = pairs as f64 + 4.0;
             let share = |value: f64| (value * pairs as f64 + 2.0) / n;
             let of = |(weight, (_, value)): (&f64, &(u64, f64))| {
@@ -67,16 +73,16 @@ pub fn trend(points: &[(u64, f64)], sampling: Sampling<'_>) -> Option<Trend> {
     let mean = points.iter().map(|(_, value)| value).sum::<f64>() / count as f64;
     let middle = points.iter().map(|(step, _)| *step as f64).sum::<f64>() / count as f64;
     let slope = change / (points[count - 1].0 as f64 - points[0].0 as f64);
-    let beside = |(step, value): &(u64, f64)| value - mean - slope * (*step as f64 - middle);
+    let residual = |(step, value): &(u64, f64)| value - mean - slope * (*step as f64 - middle);
     let freedom = count - 2;
-    let scatter = points.iter().map(|point| beside(point).powi(2)).sum::<f64>() / freedom as f64;
+    let scatter = points.iter().map(|point| residual(point).powi(2)).sum::<f64>() / freedom as f64;
     let by_weights = scatter * weights.iter().map(|weight| weight * weight).sum::<f64>();
     let student = STUDENT.get(freedom - 1).copied().unwrap_or(NORMAL);
     let half = (NORMAL.powi(2) * by_pairs + student.powi(2) * by_weights).sqrt();
     Some(Trend { change, within: Interval { low: change - half, high: change + half } })
 }
 
-/// What each figure is multiplied with in the sum that is the change of the line of least squares.
+/// Returns the factors of the figures in the sum that is the change of the least-squares line.
 fn weights(points: &[(u64, f64)]) -> Option<Vec<f64>> {
     let count = points.len();
     if count < 3 || points.iter().any(|(_, value)| !value.is_finite()) {
@@ -89,7 +95,7 @@ fn weights(points: &[(u64, f64)]) -> Option<Vec<f64>> {
         .then(|| points.iter().map(|(at, _)| (*at as f64 - middle) / spread * length).collect())
 }
 
-/// The variance of the mean over pairs of what the line through each pair's own figures rises by.
+/// Computes the variance of the mean over pairs of the rise of each pair's own line.
 fn paired_variance(weights: &[f64], evaluations: &[Vec<f64>]) -> f64 {
     let pairs = evaluations.iter().map(Vec::len).min().unwrap_or(0);
     if pairs < 2 || evaluations.len() != weights.len() {
@@ -115,8 +121,9 @@ mod tests {
 
     #[test]
     fn change_of_a_line_is_that_of_least_squares_and_its_interval_students() {
-        // By hand: steps -1, 0, 1; slope (0.5 - 0.1) / 2 = 0.2 a step; residuals 1/30, -2/30, 1/30, so the scatter is 6/900, the standard
-        // error of the slope √(6/900 / 2), the change twice that, times 12.706.
+        // By hand: steps -1, 0, 1; slope (0.5 - 0.1) / 2 = 0.2 per step; residuals 1/30, -2/30,
+        // 1/30. So the scatter is 6/900, the standard error of the slope √(6/900 / 2), and the
+        // interval of the change twice that, times 12.706.
         let found = trend(&line(&[0.1, 0.2, 0.5]), Sampling::Unknown).unwrap();
         assert!((found.change - 0.4).abs() < 1e-12);
         let half = 2.0 * 12.706 * (6.0_f64 / 900.0 / 2.0).sqrt();
@@ -128,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_same_pairs_tell_more_than_other_pairs_would() {
-        // A tenth of 200 pairs is right first, and two more each time.
+        // A tenth of 200 pairs is right at first, and two more each time.
         let hits: Vec<Vec<f64>> = (0..5)
             .map(|n| (0..200).map(|pair| f64::from(u8::from(pair < 20 + 2 * n))).collect())
             .collect();
@@ -143,7 +150,7 @@ mod tests {
         let mut random = Random::new(seed_of(&[7]));
         let mut called = 0;
         for _ in 0..400 {
-            // 100 pairs that are each right three times in ten, whatever was learned.
+            // 100 pairs, each of which is right three times in ten at random.
             let hits: Vec<Vec<f64>> = (0..6)
                 .map(|_| (0..100).map(|_| f64::from(u8::from(random.below(10) < 3))).collect())
                 .collect();

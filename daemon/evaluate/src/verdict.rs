@@ -1,5 +1,5 @@
-//! What several evaluations of held-out pairs together say of a run, in words: whether it overfits, still gets better, gets worse, or that it
-//! cannot be told.
+//! The verdict of several held-out evaluations on a run, in words: overfitting, better, worse, or
+//! unclear.
 
 use diptych_schemas::words::thousands;
 
@@ -35,7 +35,7 @@ impl HeldOutTrends {
         }
     }
 
-    /// The verdict in a sentence or two, with the figures that it is made of.
+    /// Describes the verdict in a sentence or two, with its figures.
     pub fn words(&self) -> String {
         let figures = self.figures();
         let changes = format!(
@@ -55,16 +55,18 @@ impl HeldOutTrends {
                     ""
                 };
                 format!(
-                    "It is overfitting: the loss of held-out pairs rises while the training loss falls: {changes}.{still} Longer training \
-                     will not help; more pairs, a smaller model, more weight decay or an earlier checkpoint may."
+                    "The run is overfitting: the held-out loss rises while the training loss falls \
+                     ({changes}).{still} Longer training will not help. More pairs, a smaller \
+                     model, more weight decay or an earlier checkpoint may."
                 )
             }
             Verdict::GetsBetter => {
                 format!(
-                    "It still gets better on held-out pairs, so longer training may help: {changes}."
+                    "The run still improves on held-out pairs, so longer training may help \
+                     ({changes})."
                 )
             }
-            Verdict::GetsWorse => format!("It gets worse on held-out pairs: {changes}."),
+            Verdict::GetsWorse => format!("The run gets worse on held-out pairs ({changes})."),
             Verdict::CannotTell => {
                 format!(
                     "Cannot tell whether longer training would help: {}.",
@@ -76,16 +78,20 @@ impl HeldOutTrends {
 
     fn why_not(&self, changes: &str) -> String {
         match self.evaluations {
-            0 => "no held-out pairs were evaluated while it trained (eval.selection)".into(),
+            0 => "the run evaluated no held-out pairs (eval.selection)".into(),
             1 | 2 => format!(
-                "held-out pairs were evaluated {} that can be compared, and a trend needs three (eval.every_epochs)",
-                if self.evaluations == 1 { "once" } else { "twice" }
+                "there {} of held-out pairs, and a trend needs three (eval.every_epochs)",
+                if self.evaluations == 1 {
+                    "is one evaluation"
+                } else {
+                    "are two comparable evaluations"
+                }
             ),
             _ if [self.image_to_text, self.text_to_image, self.loss]
                 .iter()
                 .all(Option::is_none) =>
             {
-                "the evaluations recorded no figures that can be compared".into()
+                "the evaluations recorded no comparable figures".into()
             }
             _ => {
                 let moved = [self.image_to_text, self.text_to_image, self.loss];
@@ -93,7 +99,7 @@ impl HeldOutTrends {
                 let why = if clear {
                     "the figures contradict each other"
                 } else {
-                    "the changes are no larger than chance makes them"
+                    "the changes are within chance"
                 };
                 let loss = if self.loss.is_none() { "; no held-out loss was recorded" } else { "" };
                 format!("{why}: {changes}{loss}")
@@ -101,7 +107,7 @@ impl HeldOutTrends {
         }
     }
 
-    /// Each figure with its change and interval.
+    /// Lists each figure with its change and interval.
     fn figures(&self) -> Vec<String> {
         let named = [
             ("image to text R@1", self.image_to_text),
@@ -126,7 +132,8 @@ mod tests {
 
     const PAIRS: u64 = 400;
 
-    /// A run whose evaluations have these shares of right answers, held-out losses and training losses.
+    /// A run whose evaluations have these shares of right answers, held-out losses and training
+    /// losses.
     struct Run {
         recalls: Vec<f64>,
         losses: Vec<f64>,
@@ -147,7 +154,8 @@ mod tests {
                 .collect()
         }
 
-        /// Hard pairs stay hard: a pair is right where its own difficulty is below the recall, and some are right by chance.
+        /// Hard pairs stay hard: a pair is right if its own difficulty is below the recall. Some
+        /// are right by chance.
         fn answers(&self) -> Vec<PairAnswers> {
             let mut random = Random::new(seed_of(&[3]));
             let uids: Vec<Uid> = (0..u128::from(PAIRS)).map(|uid| Uid(uid.to_le_bytes())).collect();
@@ -173,7 +181,7 @@ mod tests {
         }
 
         fn trends(&self) -> HeldOutTrends {
-            HeldOutTrends::of(&self.figures(), &self.answers())
+            HeldOutTrends::new(&self.figures(), &self.answers())
         }
     }
 
@@ -188,9 +196,9 @@ mod tests {
         };
         assert_eq!(run.trends().verdict(), Verdict::Overfits);
         assert!(run.trends().words().contains("overfitting"));
-        // A run of an earlier version has no held-out loss and no answers: nothing is claimed.
+        // A run of an earlier version has no held-out loss and no answers, so nothing is claimed.
         let earlier = Run { losses: Vec::new(), ..run };
-        let trends = HeldOutTrends::of(&earlier.figures(), &[]);
+        let trends = HeldOutTrends::new(&earlier.figures(), &[]);
         assert_eq!(trends.verdict(), Verdict::CannotTell);
         assert!(trends.words().contains("no held-out loss"), "{}", trends.words());
     }
@@ -217,9 +225,9 @@ mod tests {
         };
         assert_eq!(run.trends().verdict(), Verdict::GetsBetter);
         assert!(run.trends().words().contains("longer training may help"));
-        // So it may without what later versions record.
+        // The verdict does not need the figures that later versions record.
         let earlier = Run { losses: Vec::new(), ..run };
-        assert_eq!(HeldOutTrends::of(&earlier.figures(), &[]).verdict(), Verdict::GetsBetter);
+        assert_eq!(HeldOutTrends::new(&earlier.figures(), &[]).verdict(), Verdict::GetsBetter);
     }
 
     #[test]
@@ -229,7 +237,11 @@ mod tests {
             losses: vec![3.0, 2.0],
             training_losses: vec![3.0, 2.0],
         };
-        assert!(run.trends().words().contains("twice"), "{}", run.trends().words());
+        assert!(
+            run.trends().words().contains("two comparable evaluations"),
+            "{}",
+            run.trends().words()
+        );
         run.recalls.clear();
         assert!(run.trends().words().contains("eval.selection"));
         let falls = Run {

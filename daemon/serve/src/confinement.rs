@@ -159,7 +159,7 @@ pub fn apply() -> anyhow::Result<()> {
 }
 
 /// Whether this kernel can confine processes.
-fn is_available() -> bool {
+pub fn can_confine() -> bool {
     Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(ABI::V1))
@@ -169,7 +169,7 @@ fn is_available() -> bool {
 
 /// Logs a warning at the start of the service if jobs cannot be confined completely.
 pub(crate) fn say_what_is_open(folders: &Folders) {
-    if !is_available() {
+    if !can_confine() {
         tracing::warn!(
             "this kernel has no Landlock, or the unit does not allow it: only the service's own \
              checks keep the processes of jobs in their folders"

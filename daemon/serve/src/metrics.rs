@@ -321,6 +321,36 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Gives each metric a value, so that [`Metrics::text`] has all of them.
+    pub(crate) fn fill_with_examples(&self) {
+        let run = OfRun { run: String::new() };
+        let term = OfTerm { run: String::new(), name: String::new() };
+        for family in [&self.step_seconds, &self.data_wait_seconds] {
+            drop(family.get_or_create(&run));
+        }
+        drop(self.samples.get_or_create(&run));
+        drop(self.step.get_or_create(&run));
+        for family in [
+            &self.loss,
+            &self.learning_rate,
+            &self.logit_scale,
+            &self.grad_norm,
+            &self.samples_per_second,
+            &self.mfu,
+            &self.eta_seconds,
+            &self.checkpoint_age_seconds,
+        ] {
+            drop(family.get_or_create(&run));
+        }
+        drop(self.terms.get_or_create(&term));
+        drop(self.evaluations.get_or_create(&term));
+        drop(self.events.get_or_create(&OfEvent { run: String::new(), kind: String::new() }));
+        drop(self.jobs.get_or_create(&OfJobs { state: String::new() }));
+        self.request(&Method::GET, String::new(), StatusCode::OK, Duration::ZERO);
+    }
+}
+
 /// Returns the size of all files in a folder and its subfolders, of which sled has one level with
 /// few files.
 fn folder_bytes(folder: &std::path::Path) -> u64 {

@@ -1,7 +1,8 @@
-//! `diptych pause`, `resume`, `cancel`, `retry`, `checkpoint`: what can be asked of a job.
+//! `diptych job pause`, `resume`, `cancel`, `retry` and `checkpoint`: actions on a job.
 
 use diptych_cli::{JobAction, OfJobArgs};
 use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::did_you_mean;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -26,12 +27,12 @@ pub(crate) fn run(args: &OfJobArgs, action: JobAction) -> anyhow::Result<Outcome
     })
 }
 
-/// The number of a job that is named by it, or by the run that it trains.
+/// Returns the number of a job. It is named by this number, or by the run that it trains.
 pub(super) async fn job_id(service: &Service, named: &str) -> anyhow::Result<u64> {
     if let Ok(id) = named.parse() {
         return Ok(id);
     }
-    let mut after = String::new();
+    let (mut after, mut known) = (String::new(), Vec::new());
     loop {
         let page: Value = service.get(&format!("/v1/jobs?limit=1000{after}")).await?;
         let jobs = page["items"].as_array().cloned().unwrap_or_default();
@@ -39,15 +40,24 @@ pub(super) async fn job_id(service: &Service, named: &str) -> anyhow::Result<u64
         if let Some(job) = jobs.iter().find(|job| job["run"] == named) {
             return Ok(job["id"].as_u64().unwrap_or(0));
         }
+        known.extend(jobs.iter().filter_map(|job| job["run"].as_str().map(str::to_owned)));
         match page["next"].as_str() {
             Some(next) => after = format!("&after={next}"),
-            None => anyhow::bail!(
-                "no job of the service trains a run called {named}: `diptych status` lists its jobs"
-            ),
+            None => return Err(no_such_run(named, &known)),
         }
     }
 }
 
+/// Returns the error for a run that no job trains.
+pub(super) fn no_such_run(named: &str, known: &[String]) -> anyhow::Error {
+    let meant = did_you_mean(named, known.iter().map(String::as_str));
+    anyhow::anyhow!(
+        "no job of the service trains a run called {named}{meant}. `diptych job list` shows its \
+         jobs"
+    )
+}
+
+/// Returns a text of an answer, or "-" where it has none.
 pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or("-")
 }

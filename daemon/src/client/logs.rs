@@ -1,4 +1,4 @@
-//! `diptych logs`: what a job logged.
+//! `diptych job logs`: prints the log of a job.
 
 use std::io::Write;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::control::{job_id, text};
 use super::{Service, wait_for};
 use crate::output::standard_output;
 
-/// Between two looks at the log of a job that goes on.
+/// Time between two reads of a log that grows.
 const LOOKS_EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &LogsArgs) -> anyhow::Result<Outcome> {

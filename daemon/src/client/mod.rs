@@ -1,20 +1,21 @@
-//! Commands that ask a running service, and what others ask of the owner of a state folder.
+//! Clients of a running service, and of the owner of a state folder.
 
-pub(super) mod control;
-pub(super) mod logs;
+mod control;
+pub(super) mod job;
+mod logs;
 pub(super) mod owning;
 pub(super) mod reading;
 mod service;
-pub(super) mod status;
-pub(super) mod submit;
-pub(super) mod watch;
+mod status;
+mod submit;
+mod watch;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 pub(super) use service::{Found, Service, wait_for};
 
-/// Asks the service at an address to do something; gives its answer, null where it has none.
+/// Posts a request to the service at an address. Returns its answer, or null if it has none.
 pub(super) fn post(address: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
     let service = Service::at(address, None)?;
     wait_for(async {
@@ -27,7 +28,7 @@ pub(super) fn post(address: &str, path: &str, body: &Value) -> anyhow::Result<Va
     })
 }
 
-/// Tells a service what an evaluation of a checkpoint gave.
+/// Sends the figures of an evaluation of a checkpoint to a service.
 pub(super) fn record_metrics(
     address: &str,
     run: &str,

@@ -1,4 +1,5 @@
-//! Owning a state folder to write to it: a page that only looks gives way, and those who look meanwhile are answered.
+//! Owning a state folder to write to it. `diptych ui` gives way, and gets answers from the new
+//! owner.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,10 +11,10 @@ use reqwest::Method;
 
 use super::service::{Service, wait_for};
 
-/// How long a page has to close the store.
+/// Longest time that a page has to close the store.
 const GIVES_WAY_WITHIN: Duration = Duration::from_secs(15);
 
-/// Opens the store of a state folder to own it.
+/// Opens the store of a state folder as its owner.
 pub(crate) fn own(
     state: &Path,
     open: impl FnOnce(&Path) -> Result<Store, StoreError>,
@@ -22,7 +23,7 @@ pub(crate) fn own(
     Ok(open(state)?)
 }
 
-/// Asks `diptych ui`, where it owns the folder, to leave it.
+/// Asks `diptych ui` to leave the folder, if it owns it.
 pub(crate) fn make_way(state: &Path) -> anyhow::Result<()> {
     let Some(Owner { pid, role: OwnerRole::Page, address: Some(address), .. }) =
         Owner::current(state)
@@ -40,7 +41,8 @@ pub(crate) fn make_way(state: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Answers for a store that this process owns. That it cannot ends no command: who looks reads a copy then.
+/// Answers readers of a store that this process owns. If that fails, the command continues, and
+/// readers use a copy.
 pub(crate) fn answer(
     store: &Store,
     datasets: &[PathBuf],

@@ -1,5 +1,5 @@
-//! What a state folder holds, for commands that read it: from the process that owns it, or from a copy of its files. Reading always
-//! works, and keeps nobody from the folder.
+//! Reads a state folder: from the process that owns it, or from a copy of its files. Reading always
+//! works, and never takes the folder away from its owner.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::logical_expr::{LogicalPlanBuilder, lit};
 use datafusion::prelude::col;
 use diptych_embeddings::session::StateTables;
-use diptych_schemas::words::describe;
+use diptych_schemas::words::{describe, did_you_mean_path};
 use diptych_serve::{AskOwner, OwnerAnswer, ROWS, ROWS_FORMAT, answer_of, tables_of_owner};
 use diptych_store::{Owner, Store};
 use futures::{FutureExt, StreamExt};
@@ -21,17 +21,19 @@ use serde_json::Value;
 
 use super::service::{Service, announced, wait_for};
 
-/// How long an owner has to say that it answers.
+/// Longest time that an owner has to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
-/// The column that says which folder a row is of, where several are read.
+/// The column with the folder of a row, where several folders are read.
 const FOLDER: &str = "state_folder";
-/// Tables that several folders have together. Embeddings and the ledger belong to a dataset beside one folder.
+/// Tables that exist for several folders together. Embeddings and the ledger belong to one folder
+/// and its dataset.
 const TOGETHER: [&str; 6] = ["runs", "checkpoints", "metrics", "events", "event_pairs", "jobs"];
 
-/// Owners that one read meets at most: `diptych ui` leaves a folder to a training, and takes it up after that.
+/// Most owners that one read can meet. `diptych ui` leaves a folder to a training and takes it
+/// again afterwards.
 const MOST_OWNERS: usize = 5;
 
-/// What a state folder is read from.
+/// The source of a state folder's tables.
 enum Source {
     Owner(Service),
     Copy(Store),
@@ -49,16 +51,17 @@ fn source(state: &Path) -> anyhow::Result<Source> {
     Ok(Source::Copy(Store::open_to_read(state)?))
 }
 
-/// The tables of a state folder.
+/// Returns the tables of a state folder.
 pub(crate) fn state_tables(state: &Path) -> anyhow::Result<StateTables> {
     check(state)?;
     Ok(match source(state)? {
         Source::Owner(service) => tables_of_owner(&ask(service, state)),
-        Source::Copy(store) => StateTables::of(&store),
+        Source::Copy(store) => StateTables::from_store(&store),
     })
 }
 
-/// The tables of several state folders, each with a column that says which; of one as they are, of none none.
+/// Returns the tables of several state folders, with a column that names the folder. Tables of one
+/// folder have no such column. Returns `None` without folders.
 pub(crate) fn tables_of_all(states: &[PathBuf]) -> anyhow::Result<Option<StateTables>> {
     match states {
         [] => Ok(None),
@@ -75,7 +78,7 @@ pub(crate) fn tables_of_all(states: &[PathBuf]) -> anyhow::Result<Option<StateTa
     }
 }
 
-/// One table of several folders.
+/// Joins one table of several folders.
 fn together(name: &str, all: &[(String, StateTables)]) -> anyhow::Result<Arc<dyn TableProvider>> {
     let mut whole: Option<LogicalPlanBuilder> = None;
     for (folder, state) in all {
@@ -96,24 +99,27 @@ fn together(name: &str, all: &[(String, StateTables)]) -> anyhow::Result<Arc<dyn
     Ok(Arc::new(ViewTable::new(plan, None)))
 }
 
-/// The store of a state folder as it is now, as a copy where somebody owns it.
+/// Returns the store of a state folder as it is now: a copy if another process owns it.
 pub(crate) fn store_to_read(state: &Path) -> anyhow::Result<Store> {
     check(state)?;
     Ok(Store::open_to_read(state)?)
 }
 
-/// A typo must not make a new folder.
+/// Refuses a folder that does not exist, so that a typo makes no new folder.
 fn check(state: &Path) -> anyhow::Result<()> {
     if !state.is_dir() {
         bail!(
-            "{}: there is no such state folder. `diptych train` makes it, at the place that its configuration names",
-            state.display()
+            "{}: there is no such state folder{}. `diptych train` makes it, where its \
+             configuration \
+             says",
+            state.display(),
+            did_you_mean_path(state, Path::is_dir)
         );
     }
     Ok(())
 }
 
-/// A client of an owner that answers, and in a form that this binary reads.
+/// Returns a client of an owner that answers in a format that this binary reads.
 fn owner_answers(owner: &Owner) -> anyhow::Result<Service> {
     let address = owner.address.as_deref().context("it does not say where it answers")?;
     let service = Service::at(address, None)?;
@@ -130,7 +136,9 @@ fn owner_answers(owner: &Owner) -> anyhow::Result<Service> {
 
 fn say_that_a_copy_is_read(state: &Path, owner: &Owner, error: &anyhow::Error) {
     tracing::warn!(
-        "{} is in use by process {} (`{}`), which could not be asked ({}): what is on the disk at this moment is read",
+        "{} is in use by process {} (`{}`), which does not answer ({}): reading the files as they \
+         are \
+         now",
         state.display(),
         owner.pid,
         owner.command,
@@ -138,7 +146,8 @@ fn say_that_a_copy_is_read(state: &Path, owner: &Owner, error: &anyhow::Error) {
     );
 }
 
-/// Asks an owner; where it is gone by now, whoever owns the folder after it, or what it left.
+/// Returns a function that asks the owner. If it is gone, the function asks the next owner, or
+/// reads the files.
 fn ask(service: Service, state: &Path) -> AskOwner {
     let (first, state) = (Arc::new(service), state.to_owned());
     Arc::new(move |body| {

@@ -1,4 +1,4 @@
-//! A running service as a client sees it: where it is, and one question at a time.
+//! A client of a running service: finds it, and sends one request at a time.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,41 +11,43 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Where its address and token may stand.
+/// Environment variables with its address and token.
 const SERVER: &str = "DIPTYCH_SERVER";
 const TOKEN: &str = "DIPTYCH_TOKEN";
 
 pub(crate) struct Service {
     client: reqwest::Client,
-    /// Without a slash at its end.
+    /// Address without a slash at its end.
     address: String,
     token: Option<String>,
-    /// Held open as long as its socket is connected to.
+    /// The socket, held open as long as the client is connected to it.
     _socket: Option<SocketPath>,
 }
 
-/// A service that was asked for by its address, or in a state folder, where there may be none.
+/// The result of looking for a service.
 pub(crate) enum Found {
     Service(Service),
-    /// Nobody owns the folder.
+    /// No process owns the folder.
     Nobody,
 }
 
 impl Service {
-    /// The service that is named, or whoever owns the state folder.
+    /// Finds the named service, or the owner of the state folder.
     pub(crate) fn find(args: &ServerArgs) -> anyhow::Result<Self> {
         match Self::look_for(args)? {
             Found::Service(service) => Ok(service),
             Found::Nobody => bail!(
-                "nothing runs in {0}: no service, training or other command owns it. Start a service (`diptych serve --state {0}`), name \
-                 one with --server or {SERVER}, or name the folder of what runs with --state. `diptych status --state {0}` says what \
-                 ran there",
+                "nothing runs in {0}: no service, training or other command owns it. Start a \
+                 service \
+                 (`diptych serve --state {0}`), name one with --server or {SERVER}, or name \
+                 another \
+                 folder with --state. `diptych job list --state {0}` shows what ran there",
                 args.state.display()
             ),
         }
     }
 
-    /// As [`Self::find`], for who has something to say where nobody answers.
+    /// Looks for a service like [`Self::find`], but is no error if there is none.
     pub(crate) fn look_for(args: &ServerArgs) -> anyhow::Result<Found> {
         let named = args
             .server
@@ -70,7 +72,7 @@ impl Service {
         Self::at(&address, token).map(Found::Service)
     }
 
-    /// The service at an address, with the token of the environment where none is given.
+    /// Returns a client for an address. Without a token, that of the environment is used.
     pub(crate) fn at(address: &str, token: Option<String>) -> anyhow::Result<Self> {
         let token = token.or_else(|| std::env::var(TOKEN).ok().filter(|token| !token.is_empty()));
         let builder = reqwest::Client::builder()
@@ -92,7 +94,7 @@ impl Service {
         Ok(Self { client, address, token, _socket: socket })
     }
 
-    /// A question, with its body where it has one. An answer that says no becomes an error in the service's words.
+    /// Sends a request. A refusal becomes an error with the words of the service.
     pub(crate) async fn ask(
         &self,
         method: Method,
@@ -145,16 +147,18 @@ impl Service {
     }
 }
 
-/// How long an owner that has just begun has to say where it answers.
+/// Longest time that a new owner has to announce its address.
 const SAYS_WHERE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Where the owner of a state folder answers; none where nobody owns it.
+/// Returns the address of the owner of a state folder. Returns `None` if there is no owner.
 fn owner_address(state: &Path) -> anyhow::Result<Option<String>> {
     match announced(state) {
         None => Ok(None),
         Some(Owner { address: Some(address), .. }) => Ok(Some(address)),
         Some(owner) => bail!(
-            "{} is in use by process {} (`{}`, for {}), which does not answer: `diptych sql --state` reads the folder all the same",
+            "{} is in use by process {} (`{}`, for {}), which does not answer. `diptych sql \
+             --state` can \
+             still read the folder",
             state.display(),
             owner.pid,
             owner.command,
@@ -163,7 +167,7 @@ fn owner_address(state: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// The owner of a state folder, when it has said where it answers or had the time to.
+/// Returns the owner of a state folder, after it has announced its address or had time to.
 pub(crate) fn announced(state: &Path) -> Option<Owner> {
     let began = Instant::now();
     loop {
@@ -175,7 +179,7 @@ pub(crate) fn announced(state: &Path) -> Option<Owner> {
     }
 }
 
-/// Runs something that waits for a service.
+/// Runs a future that waits for a service.
 pub(crate) fn wait_for<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,4 +1,4 @@
-//! `diptych status`: what a service or a training does, or what the runs of a folder came to.
+//! `diptych job list`: shows what a service or a training does, or the last runs of a folder.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use super::reading::state_tables;
 use super::{Found, Service, wait_for};
 use crate::output::line;
 
-/// Jobs that have ended and are shown.
+/// Most ended jobs that are shown.
 const ENDED_SHOWN: usize = 5;
 
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<Outcome> {
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<Outcome> {
         }
         let jobs = jobs["items"].as_array().cloned().unwrap_or_default();
         if jobs.is_empty() {
-            line("no jobs: `diptych submit` gives it one")?;
+            line("no jobs. `diptych job submit` gives it one")?;
         }
         let ended = |job: &&Value| matches!(text(job, "state"), "done" | "failed" | "cancelled");
         let open = jobs.iter().filter(|job| !ended(job));
@@ -48,11 +48,11 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<Outcome> {
     })
 }
 
-/// What the runs of a folder came to in which nothing runs.
+/// Prints the last runs of a folder in which nothing runs now.
 fn recorded(state: &Path, as_json: bool) -> anyhow::Result<Outcome> {
     let newest = format!(
-        "SELECT run, CASE state WHEN 'running' THEN 'killed' ELSE state END AS state, step, total_steps, message FROM runs \
-         ORDER BY updated DESC LIMIT {ENDED_SHOWN}"
+        "SELECT run, CASE state WHEN 'running' THEN 'killed' ELSE state END AS state, step, \
+         total_steps, message FROM runs ORDER BY updated DESC LIMIT {ENDED_SHOWN}"
     );
     let runs = with_session(None, Some(state_tables(state)?), async |context| {
         let batches = query(&context, &newest).await?.collect().await?;

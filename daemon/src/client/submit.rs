@@ -1,4 +1,4 @@
-//! `diptych submit`: gives a running service a job.
+//! `diptych job submit`: gives a job to a running service.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use clap::Parser;
 use diptych_cli::{OptionsBehind, SubmitArgs};
 use diptych_schemas::TrainConfig;
 use diptych_schemas::outcome::Outcome;
+use diptych_schemas::words::did_you_mean;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -14,13 +15,13 @@ use super::control::text;
 use super::{Service, wait_for};
 use crate::output::line;
 
-/// Commands that can be jobs.
+/// Verbs that can be jobs.
 const COMMANDS: [&str; 7] = ["embed", "ingest", "score", "select", "dedup", "eval", "export"];
 
 pub(crate) fn run(args: SubmitArgs) -> anyhow::Result<Outcome> {
     let here = std::env::current_dir().context("the folder that this is called in")?;
     let [first, rest @ ..] = &args.what[..] else {
-        bail!("nothing to do: name a configuration, or a command")
+        bail!("nothing to do: name a configuration or a verb")
     };
     let mut how = args.how;
     let mut job = if COMMANDS.contains(&first.as_str()) {
@@ -33,8 +34,9 @@ pub(crate) fn run(args: SubmitArgs) -> anyhow::Result<Outcome> {
         json!({ "kind": "train", "config": config.to_toml(), "folder": here })
     } else {
         bail!(
-            "{first}: no file of a training's configuration, and none of {}",
-            COMMANDS.join(", ")
+            "{first}: neither a configuration file nor one of {}{}",
+            COMMANDS.join(", "),
+            did_you_mean(first, COMMANDS)
         );
     };
     job["priority"] = how.priority.into();

@@ -1,4 +1,4 @@
-//! `diptych watch`: steps, events and jobs as they come, a line each.
+//! `diptych job watch`: prints steps, events and jobs as they come, one line each.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,15 @@ use futures::StreamExt;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::control::text;
+use super::control::{no_such_run, text};
 use super::{Service, wait_for};
 use crate::output::line;
 
-/// Steps are shown so often at most.
+/// Least time between two printed steps.
 const STEP_EVERY: Duration = Duration::from_secs(1);
-/// The number of a job that is a command with a state folder of its own, and no job of a service.
+/// The number that stands for a command with its own state folder, which is no job of a service.
 const COMMAND: u64 = 0;
-/// A line of the stream is at most so long.
+/// Longest line of the stream, in bytes.
 const LONGEST_LINE: usize = 1 << 20;
 
 pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Outcome> {
@@ -29,7 +29,11 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Outcome> {
             let record: Value = service.get("/v1/jobs?limit=1000").await?;
             let jobs = record["items"].as_array().cloned().unwrap_or_default();
             match jobs.iter().find(|job| job["run"] == run.as_str()) {
-                None => bail!("no job of the service trains a run called {run}"),
+                None => {
+                    let known = jobs.iter().filter_map(|job| job["run"].as_str());
+                    let known: Vec<String> = known.map(str::to_owned).collect();
+                    return Err(no_such_run(run, &known));
+                }
                 Some(job) if has_ended(job) => {
                     line(about_job(job))?;
                     return Ok(Outcome::Done);
@@ -78,7 +82,7 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Outcome> {
             // With it, whoever answered is gone.
             return Ok(Outcome::Done);
         }
-        bail!("the service closed the connection; `diptych status` says whether it is there again")
+        bail!("the service closed the connection. `diptych job list` shows whether it is back")
     })
 }
 
@@ -90,7 +94,8 @@ fn about(event: &str, data: &Value) -> String {
     let number = |key: &str| data[key].as_f64().unwrap_or(f64::NAN);
     match event {
         "step" => format!(
-            "{}  step {}/{}  loss {:.3}  lr {:.2e}  grad {:.2}  {:.1} samples/s  wait {:.0}%  {} left",
+            "{}  step {}/{}  loss {:.3}  lr {:.2e}  grad {:.2}  {:.1} samples/s  wait {:.0}%  {} \
+             left",
             text(data, "run"),
             data["step"],
             data["total_steps"],

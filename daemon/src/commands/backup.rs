@@ -1,4 +1,5 @@
-//! `diptych backup`: the store of a state folder as another state folder, by the service that owns it where there is one.
+//! `diptych backup`: copies the store of a state folder. A service that owns the folder makes the
+//! copy itself.
 
 use std::path::Path;
 

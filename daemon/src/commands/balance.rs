@@ -1,4 +1,4 @@
-//! `diptych balance`: MetaCLIP's balancing as a selection.
+//! `diptych balance`: makes a selection that is balanced as MetaCLIP does it.
 
 use anyhow::bail;
 use diptych_cli::BalanceArgs;

@@ -1,4 +1,4 @@
-//! `diptych completions`: what a shell completes.
+//! `diptych completions`: prints the completion script of a shell.
 
 use diptych_cli::{CompletionsArgs, write_completions};
 use diptych_schemas::outcome::Outcome;

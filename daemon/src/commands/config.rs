@@ -1,13 +1,13 @@
-//! `diptych config`: a configuration with all its defaults, or a built-in model configuration.
+//! `diptych config`: prints, explains or checks a configuration, or prints its JSON Schema.
 
 use diptych_cli::ConfigArgs;
 use diptych_schemas::outcome::Outcome;
-use diptych_schemas::{ServeConfig, TrainConfig, commented, explained};
+use diptych_schemas::{ServeConfig, TrainConfig, commented, explained, serve_schema, train_schema};
 use diptych_trainer::ModelConfig;
 
 use crate::output::line;
 
-/// A configuration that says what only the user can know.
+/// A configuration with only the keys that have no default.
 const FIRST: &str = "\
 name = \"my-run\"
 [data]
@@ -22,6 +22,11 @@ selection = \"heldout.parquet\"
 pub(crate) fn run(args: ConfigArgs) -> anyhow::Result<Outcome> {
     if let Some(name) = args.model {
         line(format!("{:#}", ModelConfig::named_or_file(&name)?.to_file_json()))?;
+        return Ok(Outcome::Done);
+    }
+    if args.schema {
+        let schema = if args.serve { serve_schema() } else { train_schema() };
+        line(serde_json::to_string_pretty(&schema)?)?;
         return Ok(Outcome::Done);
     }
     if args.serve {

@@ -1,4 +1,4 @@
-//! `diptych decontaminate`: a selection without what evaluation sets hold.
+//! `diptych decontaminate`: makes a selection without the pairs of evaluation sets.
 
 use diptych_cli::DecontaminateArgs;
 use diptych_embeddings::pairs::chosen_part;

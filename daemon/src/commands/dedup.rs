@@ -1,4 +1,4 @@
-//! `diptych dedup`: a selection without duplicates.
+//! `diptych dedup`: makes a selection without duplicates.
 
 use diptych_cli::{ByTier, DedupArgs, TierArgs};
 use diptych_embeddings::pairs::chosen_part;
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &DedupArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// A limit, divided between queries and what is collected from them.
+/// Divides a memory limit between queries and their results.
 pub(super) struct Memory {
     pub(super) queries: usize,
     pub(super) keys: usize,
@@ -45,7 +45,7 @@ impl Memory {
     }
 }
 
-/// In the order in which they were named, each once.
+/// Returns the tiers in the order of the arguments, each once.
 pub(super) fn tiers(args: &TierArgs) -> Vec<Tier> {
     let mut tiers = Vec::new();
     for by in &args.by {
@@ -100,7 +100,7 @@ fn print_report(args: &DedupArgs, report: &DedupReport) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is said of pairs that a tier could not judge.
+/// Describes the pairs that a tier could not compare.
 pub(super) fn unseen(tier: &str, pairs: u64) -> String {
     let what = match (pairs, tier) {
         (0, _) => return String::new(),
@@ -113,7 +113,7 @@ pub(super) fn unseen(tier: &str, pairs: u64) -> String {
     format!(" ({} pairs {what})", thousands(pairs))
 }
 
-/// A caption on one line, shortened.
+/// Shortens a caption to one line.
 pub(super) fn cut(caption: &str) -> String {
     let mut text: String =
         caption.chars().take(CAPTION).map(|c| if c.is_control() { ' ' } else { c }).collect();

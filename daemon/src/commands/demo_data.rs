@@ -1,4 +1,4 @@
-//! `diptych demo-data`: drawn scenes to try everything on.
+//! `diptych demo-data`: draws scenes to try everything on.
 
 use diptych_cli::DemoDataArgs;
 use diptych_demo::{DemoOptions, generate};

@@ -1,4 +1,4 @@
-//! What the options of the command line mean to the downloader.
+//! Converts download arguments into options of the downloader.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use diptych_cli::DownloadArgs;
 use diptych_pipeline::ingest::DownloadOptions;
 
-/// Turns the arguments into options; downloads stop once `stop` is set.
+/// Converts the arguments. Downloads stop once `stop` is set.
 pub(crate) fn download_options(args: DownloadArgs, stop: Arc<AtomicBool>) -> DownloadOptions {
     DownloadOptions {
         concurrency: args.concurrency,

@@ -1,4 +1,4 @@
-//! `diptych embed`: the embeddings of a selection, kept in the state folder.
+//! `diptych embed`: computes the embeddings of a selection and keeps them in the state folder.
 
 use std::path::Path;
 
@@ -57,14 +57,14 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Answers those who look while embeddings are computed.
+/// Answers readers of the state folder while embeddings are computed.
 pub(crate) fn answer_while_embedding(store: &Store, dataset: &Path) -> Option<Answering> {
     let datasets: Vec<_> = std::path::absolute(dataset).ok().into_iter().collect();
     let command = OwningCommand { kind: JobKind::Embed, run: None, live: Live::default() };
     answer(store, if is_url(dataset) { &[] } else { &datasets }, command)
 }
 
-/// Embeds what is missing, with a progress bar.
+/// Computes missing embeddings, with a progress bar.
 pub(crate) fn embed_with_bar(
     store: &Store,
     model: &Model,

@@ -1,18 +1,19 @@
-//! `diptych eval`: how good a model is on held-out pairs, each figure beside chance and with its interval.
+//! `diptych eval`: measures a model on held-out pairs. Each figure stands next to chance and has an
+//! interval.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use diptych_cli::{EvalArgs, EvalHowArgs, EvalOnArgs, EvalTask, ResultFormat};
+use diptych_cli::{EvalArgs, EvalOnArgs, EvalSettingsArgs, EvalTask, ResultFormat};
 use diptych_embeddings::files::EmbeddingFiles;
 use diptych_embeddings::models::{self, Model};
 use diptych_evaluate::compositional::{self, Test};
 use diptych_evaluate::data::EvalData;
 use diptych_evaluate::figures::figures;
-use diptych_evaluate::measure::{Measured, Measuring, TaskResult, measure};
+use diptych_evaluate::measure::{MeasureOptions, Measured, TaskResult, measure};
 use diptych_evaluate::request::{
-    ClassSource, Control, PairSource, Request, Settings, Stopped, Subject, Task,
+    ClassSource, Control, EvalSettings, PairSource, Request, Stopped, Subject, Task,
 };
 use diptych_evaluate::source::{EmbeddingCache, EmbeddingSource};
 use diptych_evaluate::suite::Suite;
@@ -27,14 +28,16 @@ use crate::commands::ingest_progress::IngestBar;
 use crate::output::{line, raw};
 use crate::signals::{self, Ending};
 
-/// How long an evaluation has to end by itself after a signal.
+/// Longest time that an evaluation has to end by itself after a signal.
 const ENDS_WITHIN: Duration = Duration::from_millis(700);
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
-    // It saves nothing before its end, and what it caches is written whole or not at all: nothing is lost by leaving.
+    // It saves nothing before its end, and writes each cache file completely or not at all, so
+    // leaving loses nothing.
     let stop = signals::watch(Ending::Within("nothing has been recorded", ENDS_WITHIN))?;
     let bar = IngestBar::new()?;
-    let control = Control { go_on: &|| !stop.asked(), on_ingest: &|progress| bar.show(progress) };
+    let control =
+        Control { go_on: &|| !stop.is_requested(), on_ingest: &|progress| bar.show(progress) };
     let json = if let Some(path) = &args.suite {
         of_suite(args, path, control)
     } else if let Some(images) = args.images.as_deref().filter(|_| !args.compositional.is_empty()) {
@@ -56,7 +59,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// What the arguments ask for.
+/// Converts the arguments into a request.
 fn request(args: &EvalArgs) -> anyhow::Result<Request> {
     let EvalOnArgs {
         dataset,
@@ -107,10 +110,10 @@ fn task_of(task: EvalTask) -> Task {
     }
 }
 
-fn settings(how: &EvalHowArgs, threads: usize) -> Settings {
-    let EvalHowArgs { k, knn_temperature, probe_c, shots, seed, resamples, batch_size } =
+fn settings(how: &EvalSettingsArgs, threads: usize) -> EvalSettings {
+    let EvalSettingsArgs { k, knn_temperature, probe_c, shots, seed, resamples, batch_size } =
         how.clone();
-    Settings { k, knn_temperature, probe_c, shots, seed, resamples, batch_size, threads }
+    EvalSettings { k, knn_temperature, probe_c, shots, seed, resamples, batch_size, threads }
 }
 
 fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
@@ -118,10 +121,10 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
     let other = compared(args)?;
     let Request { subject, tasks, settings } = request(args)?;
     let data = EvalData::read(&subject, &tasks, state, control)?;
-    let measuring = Measuring { how: &settings, go_on: control.go_on };
+    let options = MeasureOptions { settings: &settings, go_on: control.go_on };
     let answers = |named: &ModelRef| {
         with_towers(named, args, |towers, path| {
-            let measured = measure(towers, &data, measuring)?.ok_or(Stopped)?;
+            let measured = measure(towers, &data, options)?.ok_or(Stopped)?;
             Ok((path.to_owned(), measured))
         })
     };
@@ -130,7 +133,8 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
     let other = other.map(|name| answers(&name)).transpose()?;
     if other.as_ref().is_some_and(|(_, other)| other.uids != measured.uids) {
         bail!(
-            "--compare: the two models did not see the same pairs; run again when nothing else writes to the dataset, and see that files of embeddings have all pairs"
+            "--compare: the two models did not see the same pairs. Check that files of embeddings \
+             have all pairs, and run again when nothing else writes to the dataset"
         );
     }
 
@@ -157,7 +161,8 @@ fn of_pairs(args: &EvalArgs, control: Control<'_>) -> anyhow::Result<Value> {
     let selection = selection.as_ref().or(args.on.benchmark.as_ref());
     let mut json = json!({
         "model": path, "selection": selection, "where": condition, "pairs": uids.len(),
-        "selection_hash": data.selection.hash().to_string(), "dataset_hash": data.selection.dataset_hash.to_string(),
+        "selection_hash": data.selection.hash().to_string(),
+        "dataset_hash": data.selection.dataset_hash.to_string(),
     });
     if let Some((path, _)) = &other {
         json["compared_with"] = json!(path);
@@ -200,7 +205,8 @@ fn of_suite(args: &EvalArgs, path: &Path, control: Control<'_>) -> anyhow::Resul
     let settings = settings(&args.how, args.model.run_on.threads);
     let scored = |named: &ModelRef| {
         with_towers(named, args, |towers, path| {
-            let scored = suite.run(towers, Measuring { how: &settings, go_on: &go_on })?;
+            let scored =
+                suite.run(towers, MeasureOptions { settings: &settings, go_on: &go_on })?;
             // Only the time leaves tasks out; a signal ends it all.
             control.check()?;
             Ok((path.to_owned(), scored))
@@ -237,28 +243,28 @@ fn of_compositions(args: &EvalArgs, images: &Path, control: Control<'_>) -> anyh
     Ok(json)
 }
 
-/// The second model. That it is there is checked before the first one is evaluated.
+/// Returns the second model. Checks that it exists before the first one is evaluated.
 fn compared(args: &EvalArgs) -> anyhow::Result<Option<ModelRef>> {
     let Some(name) = &args.compare else { return Ok(None) };
     let other = args.model.run_on.model_ref(name, args.model.model_config.clone(), false);
-    if !EmbeddingFiles::are_at(Path::new(name)) {
+    if !EmbeddingFiles::exist_at(Path::new(name)) {
         models::resolve(&other).context("--compare")?;
     }
     Ok(Some(other))
 }
 
-/// Loads a model, or embeddings, and says where they lie.
+/// Loads a model or embeddings, and passes them on with their path.
 fn with_towers<T>(
     named: &ModelRef,
     args: &EvalArgs,
     run: impl FnOnce(&EmbeddingSource<'_>, &Path) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let path = PathBuf::from(&named.name);
-    if EmbeddingFiles::are_at(&path) {
+    if EmbeddingFiles::exist_at(&path) {
         return run(&EmbeddingSource::Files(&EmbeddingFiles::read(&path)?), &path);
     }
     let model: Model = models::load(named)?;
-    // A model from elsewhere may be evaluated where there is no state folder, or one that cannot be written.
+    // A model from elsewhere can be evaluated without a state folder.
     let kept = if args.no_cache || !named.state.is_dir() {
         None
     } else {

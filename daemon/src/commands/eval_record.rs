@@ -1,4 +1,5 @@
-//! The main figures of a run's checkpoint among the run's metrics, where SQL, plots and the dashboard find them.
+//! Records the main figures of a checkpoint among the metrics of its run, for SQL, plots and the
+//! dashboard.
 
 use std::path::Path;
 
@@ -11,8 +12,9 @@ use diptych_trainer::checkpoint;
 use crate::client;
 use crate::output::line;
 
-/// Records under `eval/DATASET/…` at the checkpoint's step. Models that are no checkpoint of this state folder have no place there;
-/// whoever owns the store is told; where it does not answer, that is said.
+/// Records figures as `eval/DATASET/…` at the checkpoint's step. Models that are no checkpoint of
+/// this state folder are skipped. Another owner of the store gets the figures; a warning says if it
+/// does not answer.
 pub(crate) fn record(
     state: &Path,
     model: &Path,

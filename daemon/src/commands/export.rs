@@ -1,4 +1,4 @@
-//! `diptych export`: a model of any known format in OpenCLIP's or Hugging Face's form, or as ONNX graphs.
+//! `diptych export`: writes a model in OpenCLIP's or Hugging Face's form, or as ONNX graphs.
 
 use diptych_cli::{ExportArgs, ModelFormat};
 use diptych_embeddings::models;

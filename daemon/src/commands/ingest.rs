@@ -1,4 +1,4 @@
-//! `diptych ingest`: sources to a dataset.
+//! `diptych ingest`: reads sources into a dataset.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -24,7 +24,7 @@ use crate::output::line;
 use crate::signals::{self, Ending};
 
 const MIB: u64 = 1 << 20;
-/// Sources that are listed one by one; of more, only those with something to say.
+/// Most sources that are listed one by one. Of more, only those with a remark are listed.
 const LISTED: usize = 10;
 
 pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
@@ -67,7 +67,8 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
         Attempt::Done(report) => report,
     };
     let printed = print_report(&folder, &report);
-    // An ingest with the right options would find its sources in already. A ledger that says more than that is kept.
+    // Otherwise an ingest with the right options would find these sources ingested already. Keeps a
+    // ledger that holds more.
     let says_more =
         report.ledger_added.keys().any(|reason| *reason != Reason::MissingCaption.as_str());
     if is_new && report.pairs_total == 0 && !says_more {
@@ -76,7 +77,7 @@ pub(crate) fn run(args: IngestArgs) -> anyhow::Result<Outcome> {
     printed
 }
 
-/// A full disk is one to make room on: the message says which, where what wrote there does not.
+/// Adds the dataset's folder to an error about a full disk, if the error does not name a file.
 fn with_folder(error: anyhow::Error, folder: &Path) -> anyhow::Error {
     let text = describe(&error);
     let folder = folder.display().to_string();
@@ -84,13 +85,13 @@ fn with_folder(error: anyhow::Error, folder: &Path) -> anyhow::Error {
     if is_full && !text.contains(&folder) { error.context(folder) } else { error }
 }
 
-/// How an ingest ended that did not fail.
+/// The end of an ingest that did not fail.
 pub(crate) enum Attempt {
     Done(IngestReport),
     Stopped(Outcome),
 }
 
-/// Lets something ingest, shows its progress, and stops it at a signal.
+/// Runs an ingest, shows its progress, and stops it at a signal.
 pub(crate) fn attempt(
     work: impl FnOnce(
         Arc<AtomicBool>,
@@ -106,7 +107,7 @@ pub(crate) fn attempt(
     bar.finish();
     match ended {
         Ok(report) => Ok(Attempt::Done(report)),
-        Err(error @ IngestError::Stopped { .. }) if stop.asked() => {
+        Err(error @ IngestError::Stopped { .. }) if stop.is_requested() => {
             line(error.to_string())?;
             Ok(Attempt::Stopped(Outcome::Stopped))
         }
@@ -114,7 +115,7 @@ pub(crate) fn attempt(
     }
 }
 
-/// Says what came of an ingest.
+/// Prints the result of an ingest.
 pub(crate) fn print_report(folder: &Path, report: &IngestReport) -> anyhow::Result<Outcome> {
     print_sources(report)?;
     if report.tried_again > 0 {
@@ -140,10 +141,16 @@ pub(crate) fn print_report(folder: &Path, report: &IngestReport) -> anyhow::Resu
     let whole =
         |outcome: &SourceOutcome| matches!(outcome, SourceOutcome::Done | SourceOutcome::AlreadyIn);
     let all_whole = report.sources.iter().all(|source| whole(&source.outcome));
+    if !all_whole {
+        tracing::warn!(
+            "not all sources could be read to their end. Copy those again and repeat this command: \
+             it adds only the missing pairs"
+        );
+    }
     Ok(if all_whole { Outcome::Done } else { Outcome::SourceUnreadable })
 }
 
-/// One line a source: what it was taken for, and what came of it.
+/// Prints one line for each source: its format and its result.
 fn print_sources(report: &IngestReport) -> std::io::Result<()> {
     let many = report.sources.len() > LISTED;
     for source in &report.sources {
@@ -172,12 +179,13 @@ fn print_sources(report: &IngestReport) -> std::io::Result<()> {
     report.notes.iter().try_for_each(line)
 }
 
-/// The first rows of the ledger, in words: why nothing could be used.
+/// Describes the first rows of the ledger: why no input could be used.
 fn ledger_examples(dataset: &Path) -> anyhow::Result<String> {
     if DatasetManifest::read(dataset)?.ledger_rows == 0 {
         return Ok(" They hold no records at all".into());
     }
-    let sql = "SELECT source || ', ' || position || ': ' || reason || ' (' || detail || ')' FROM ledger LIMIT 3";
+    let sql = "SELECT source || ', ' || position || ': ' || reason || ' (' || detail || ')' \
+               FROM ledger LIMIT 3";
     let examples = with_session(Some(dataset), None, async |context| {
         let mut examples = Vec::new();
         for batch in query(&context, sql).await?.collect().await? {

@@ -1,4 +1,4 @@
-//! The progress of an ingest: a bar on a terminal, a line now and then in a log.
+//! The progress of an ingest: a bar on a terminal, an occasional line in a log.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::output::bars;
 
-/// How often a line is logged where no terminal shows the bar.
+/// Time between two lines in a log.
 const LOGGED_EVERY: Duration = Duration::from_secs(30);
-/// How often the bar is drawn anew.
+/// Time between two updates of the bar.
 const DRAWN_EVERY: Duration = Duration::from_millis(200);
 /// Speeds are averaged over this window.
 const SPEED_OVER: Duration = Duration::from_secs(10);
-/// Reasons of the ledger that are named, the most frequent first.
+/// Ledger reasons that are named, most frequent first.
 const SHOWN_REASONS: usize = 4;
 
 /// A bar that appears with the first progress.
@@ -28,7 +28,7 @@ pub(crate) struct IngestBar {
 struct State {
     drawn: Option<Instant>,
     logged: Instant,
-    /// Where speeds are counted from: time, records, pairs, bytes.
+    /// Start of the window of the speeds: time, records, pairs, bytes.
     since: (Instant, u64, u64, u64),
     source: String,
     /// Records, pairs and bytes a second.
@@ -52,7 +52,7 @@ impl IngestBar {
         Ok(Self { bar: bars().add(bar), state: RefCell::new(state) })
     }
 
-    /// Shows progress, unless it was shown a moment ago.
+    /// Shows progress, unless it was just shown.
     pub(crate) fn show(&self, progress: &IngestProgress) {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
@@ -83,7 +83,7 @@ impl IngestBar {
 }
 
 impl State {
-    /// Speeds since the last measurement, which is renewed when it is old.
+    /// Returns the speeds since the start of the window. Starts a new window when it is old.
     fn measure(&mut self, progress: &IngestProgress, now: Instant) {
         let at = (now, progress.records, progress.pairs, progress.bytes);
         if self.source != progress.source || progress.records < self.since.1 {
@@ -104,7 +104,7 @@ impl State {
     }
 }
 
-/// Done, failed by reason, speeds, and how long it will take.
+/// Describes what is done, failures by reason, speeds and the remaining time.
 fn words(progress: &IngestProgress, [records, pairs, bytes]: [f64; 3]) -> String {
     let mut parts = vec![format!(
         "{} pairs, {} to the ledger",
@@ -157,7 +157,8 @@ mod tests {
         };
         assert_eq!(
             words(&progress, [50.0, 47.0, 2_350_000.0]),
-            "1,400 pairs, 100 to the ledger (not_found 70, timeout 30)  47 images/s, 2.4 MB/s  row 1,500 of about 3,000, \
+            "1,400 pairs, 100 to the ledger (not_found 70, timeout 30)  47 images/s, 2.4 MB/s  \
+             row 1,500 of about 3,000, \
              30 seconds left"
         );
         assert_eq!(words(&IngestProgress::default(), [0.0; 3]), "0 pairs, 0 to the ledger");

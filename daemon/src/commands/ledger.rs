@@ -1,4 +1,5 @@
-//! `diptych ledger`: what did not become a pair, in numbers and examples or one by one, and another try of it.
+//! `diptych ledger`: shows the inputs that did not become a pair, in numbers or one by one, and
+//! retries them.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use diptych_pipeline::sql::phash_of_file;
 use diptych_pipeline::sql::query;
 use diptych_schemas::Reason;
 use diptych_schemas::outcome::Outcome;
-use diptych_schemas::words::thousands;
+use diptych_schemas::words::{did_you_mean, thousands};
 
 use crate::commands::download_options::download_options;
 use crate::commands::ingest::{Attempt, attempt, print_report};
@@ -35,8 +36,15 @@ pub(crate) fn run(args: LedgerArgs) -> anyhow::Result<Outcome> {
 }
 
 fn named(reason: &str) -> anyhow::Result<Reason> {
-    Reason::named(reason).ok_or_else(|| {
-        anyhow!("{reason:?} is no reason of a ledger. `diptych ledger --dataset FOLDER` shows the reasons that there are")
+    serde_json::from_value(reason.into()).map_err(|error| {
+        // serde lists the known words in backquotes, behind the unknown one.
+        let message = error.to_string();
+        let known = message.split('`').skip(3).step_by(2);
+        anyhow!(
+            "unknown reason {reason:?}{}. `diptych ledger --dataset FOLDER` shows the reasons in a \
+             ledger",
+            did_you_mean(reason, known)
+        )
     })
 }
 
@@ -75,11 +83,13 @@ fn text(batch: &RecordBatch, column: usize, row: usize) -> anyhow::Result<String
     Ok(array.as_string::<i32>().value(row).to_owned())
 }
 
-/// One line for each reason, disposition, stage and source, the most first, with an example.
+/// Prints one line for each reason, disposition, stage and source, most frequent first, with an
+/// example.
 fn summarise(dataset: &Path) -> anyhow::Result<Outcome> {
     let sql = "SELECT reason, disposition, stage, source, count(*), \
                min(position || CASE WHEN key = '' THEN '' ELSE ', ' || key END || ': ' || detail) \
-               FROM ledger GROUP BY reason, disposition, stage, source ORDER BY count(*) DESC, reason, source";
+               FROM ledger GROUP BY reason, disposition, stage, source ORDER BY count(*) DESC, \
+               reason, source";
     let mut total = 0;
     let mut retryable = 0;
     let mut lines = Vec::new();
@@ -111,7 +121,7 @@ fn summarise(dataset: &Path) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The entries of one reason, as lines that other tools can cut at tabs.
+/// Prints the entries of one reason, with tabs between fields.
 fn list(dataset: &Path, reason: Reason, limit: usize) -> anyhow::Result<Outcome> {
     let limit = if limit == 0 { String::new() } else { format!(" LIMIT {limit}") };
     let sql = format!(

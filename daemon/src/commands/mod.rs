@@ -1,4 +1,4 @@
-//! One module a command: it connects stages and prints. What a stage does is not here.
+//! One module for each verb. It turns arguments into a call of another crate and prints the result.
 
 mod backup;
 mod balance;
@@ -16,10 +16,13 @@ mod eval_record;
 mod export;
 mod ingest;
 mod ingest_progress;
+mod init;
 mod ledger;
+mod man;
 mod plot;
 mod preset;
 mod profile;
+mod reference;
 mod report;
 mod retype;
 mod score;
@@ -35,8 +38,10 @@ mod train_bar;
 mod ui;
 mod uids;
 
-use diptych_cli::{Command, JobAction};
+use diptych_cli::{Command, JobArgs};
 use diptych_schemas::outcome::Outcome;
+
+use crate::client::job;
 
 pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
     if command.computes() {
@@ -67,21 +72,16 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Ui(args) => ui::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::QueryWorker => serve::query_worker(),
-        Command::Submit(args) => crate::client::submit::run(args),
-        Command::Status(args) => crate::client::status::run(&args),
-        Command::Watch(args) => crate::client::watch::run(&args),
-        Command::Logs(args) => crate::client::logs::run(&args),
-        Command::Pause(args) => crate::client::control::run(&args, JobAction::Pause),
-        Command::Resume(args) => crate::client::control::run(&args, JobAction::Resume),
-        Command::Cancel(args) => crate::client::control::run(&args, JobAction::Cancel),
-        Command::Retry(args) => crate::client::control::run(&args, JobAction::Retry),
-        Command::Checkpoint(args) => crate::client::control::run(&args, JobAction::Checkpoint),
+        Command::Job(JobArgs { verb }) | Command::JobAlias(verb) => job::run(verb),
         Command::Token(args) => token::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Config(args) => config::run(args),
+        Command::Init(args) => init::run(args),
+        Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoData(args) => demo_data::run(&args),
+        Command::Reference(args) => reference::run(&args),
         Command::SyntheticMeta(args) => synthetic_meta::run(&args),
     }
 }

@@ -1,4 +1,4 @@
-//! `diptych preset`: filters as SQL.
+//! `diptych preset`: prints filters as SQL.
 
 use anyhow::{Context, bail};
 use diptych_cli::PresetArgs;
@@ -16,7 +16,7 @@ pub(crate) fn run(args: &PresetArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The SQL of a filter with what is set in it.
+/// Returns the SQL of a filter with its parameters.
 pub(crate) fn preset_sql(name: &str, set: &[String]) -> anyhow::Result<String> {
     let set = set.iter().map(|set| parse(set)).collect::<anyhow::Result<Vec<_>>>()?;
     Ok(preset(name)?.sql(&set)?)
@@ -24,7 +24,7 @@ pub(crate) fn preset_sql(name: &str, set: &[String]) -> anyhow::Result<String> {
 
 fn parse(set: &str) -> anyhow::Result<(String, String)> {
     let (key, value) =
-        set.split_once('=').with_context(|| format!("--set {set}: wants KEY=SQL"))?;
+        set.split_once('=').with_context(|| format!("--set {set}: expected KEY=SQL"))?;
     let value = match value.strip_prefix('@') {
         None => value.to_owned(),
         Some(path) => {
@@ -34,7 +34,7 @@ fn parse(set: &str) -> anyhow::Result<(String, String)> {
                 .filter(|item| !item.is_empty())
                 .collect();
             if let Some(other) = items.iter().find(|item| item.parse::<f64>().is_err()) {
-                bail!("--set {set}: {path} has {other:?} in it, and numbers are wanted");
+                bail!("--set {set}: {path} contains {other:?}; only numbers are allowed");
             }
             items.join(", ")
         }
@@ -54,7 +54,8 @@ fn list() -> anyhow::Result<()> {
         }
     }
     line(
-        "\n`diptych preset NAME` prints the SQL, `diptych select --preset NAME --dataset data --output some.parquet` runs it.",
+        "\n`diptych preset NAME` prints the SQL.\n`diptych select --preset NAME --dataset data \
+         --output some.parquet` runs it.",
     )?;
     Ok(())
 }

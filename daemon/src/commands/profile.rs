@@ -1,10 +1,10 @@
-//! `diptych profile`: a dataset as a page.
+//! `diptych profile`: writes a page about a dataset.
 
 use anyhow::bail;
 use diptych_cli::ProfileArgs;
 use diptych_embeddings::session::with_session;
 use diptych_pages::dataset::{ProfileSpec, profile};
-use diptych_pipeline::{Selection, last_selection};
+use diptych_pipeline::Selection;
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
 use diptych_schemas::{DatasetManifest, durable};
@@ -12,7 +12,7 @@ use diptych_schemas::{DatasetManifest, durable};
 use crate::client::reading::state_tables;
 use crate::output::line;
 
-/// Random pairs of a page that a browser still scrolls well.
+/// Most random pairs on a page that a browser still scrolls well.
 const MOST_PAIRS: usize = 1000;
 
 pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {
@@ -22,13 +22,14 @@ pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {
     let manifest = DatasetManifest::read(&args.dataset)?;
     if manifest.pairs == 0 {
         bail!(
-            "{}: there are no pairs in it. `diptych sql \"SELECT reason, count(*) FROM ledger GROUP BY 1\"` says why",
+            "{}: the dataset has no pairs. `diptych ledger --dataset {}` shows why",
+            args.dataset.display(),
             args.dataset.display()
         );
     }
     let selection = match &args.selection {
-        Some(path) => Some((path.clone(), Selection::read(path)?)),
-        None => last_selection(&args.dataset),
+        Some(path) => Some((path, Selection::read(path)?)),
+        None => None,
     };
     let name = std::path::absolute(&args.dataset)?
         .file_name()
@@ -39,7 +40,6 @@ pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<Outcome> {
         selection: selection
             .as_ref()
             .map(|(path, selection)| (path.display().to_string(), selection)),
-        is_last: args.selection.is_none(),
         pairs: args.pairs,
         seed: args.seed,
     };

@@ -1,4 +1,4 @@
-//! `diptych report`: a run as a page.
+//! `diptych report`: writes a page about a run.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -58,21 +58,22 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Rows of the state folder's tables.
+/// Queries the tables of a state folder.
 fn ask(state: &Path, sql: &str) -> anyhow::Result<Vec<RecordBatch>> {
     with_session(None, Some(state_tables(state)?), async |context| {
         Ok(query(&context, sql).await?.collect().await?)
     })
 }
 
-/// What the model is looked at with.
+/// The pairs and classes that the model is shown.
 struct HeldOut {
     dataset: PathBuf,
     selection: PathBuf,
     classes: Option<(PathBuf, String, Option<PathBuf>)>,
 }
 
-/// Those of the call, or else of the run's configuration; none where neither has any.
+/// Returns the held-out pairs of the arguments, or those of the run's configuration. Returns `None`
+/// if neither names any.
 fn held_out(args: &ReportArgs, config: &TrainConfig) -> Option<HeldOut> {
     let of_config = &config.eval;
     let selection = args.selection.clone().or_else(|| of_config.selection.clone())?;
@@ -90,7 +91,7 @@ fn held_out(args: &ReportArgs, config: &TrainConfig) -> Option<HeldOut> {
     Some(HeldOut { dataset, selection, classes })
 }
 
-/// Where the held-out pairs are.
+/// Returns the dataset of the held-out pairs.
 fn dataset_of(args: &ReportArgs, config: &TrainConfig) -> Option<PathBuf> {
     let named = [&args.dataset, &config.eval.dataset, &config.data.dataset];
     named.into_iter().flatten().next().cloned()
@@ -133,7 +134,8 @@ fn look(args: &ReportArgs, held_out: &HeldOut) -> anyhow::Result<ModelInspection
     .look()
 }
 
-/// From all inputs of the run's dataset to its selection; what cannot be read any more is left out.
+/// Returns the steps from all inputs of the dataset to the selection. Leaves out what cannot be
+/// read any more.
 fn funnel_of(config: &TrainConfig) -> Vec<(String, u64)> {
     let Some((dataset, selection)) =
         config.data.dataset.as_ref().zip(config.data.selection.as_ref())

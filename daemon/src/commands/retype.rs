@@ -1,4 +1,4 @@
-//! `diptych retype`: columns of text of which all values are numbers become numbers.
+//! `diptych retype`: converts text columns whose values are all numbers or booleans.
 
 use diptych_cli::RetypeArgs;
 use diptych_pipeline::ingest::{Retyped, retype};

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     if !request.kinds.is_empty() {
         reports = score(&request, &mut encode, &mut |pairs| bar.inc(pairs))?;
     }
-    if let Some(centroids) = centroids.as_ref().filter(|_| !stop.asked()) {
+    if let Some(centroids) = centroids.as_ref().filter(|_| !stop.is_requested()) {
         bar.set_position(0);
         let request = ClusterRequest {
             dataset: &args.dataset.dataset,
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
     for report in reports {
         line(in_words(&report))?;
     }
-    if stop.asked() {
+    if stop.is_requested() {
         tracing::info!("stopped; the same command computes what is still missing");
         return Ok(Outcome::Stopped);
     }
@@ -130,7 +130,8 @@ fn model(args: &ScoreArgs) -> anyhow::Result<Option<Model>> {
     let Some(model) = args.model.clone() else {
         if wanted {
             bail!(
-                "clip compares image and caption by a model: name one with --model (a run, or a folder with weights)"
+                "clip compares image and caption with a model: name one with --model, a run or a \
+                 folder with weights"
             );
         }
         return Ok(None);

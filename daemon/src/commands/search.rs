@@ -1,4 +1,5 @@
-//! `diptych search`: the images nearest to a text, to an image, to a pair or to a sum of them, as a list and as a contact sheet.
+//! `diptych search`: finds the images nearest to a text, an image, a pair or a sum of them. Prints
+//! a list and makes a contact sheet.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -10,7 +11,7 @@ use diptych_embeddings::embed::subset;
 use diptych_embeddings::encode::EncodeSpec;
 use diptych_embeddings::models::{self, Model};
 use diptych_embeddings::nearest::{
-    Found, GraphSpec, Loaded, Query, QueryTerm, SearchOptions, Searcher,
+    GraphSpec, Neighbour, Query, QueryTerm, SearchOptions, Searcher, SharedModel,
 };
 use diptych_embeddings::pairs::{chosen_pairs, name_of_pairs};
 use diptych_pages::pictures::{SheetItem, query_sheet};
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
         EncodeSpec { batch_size: args.batch_size.max(1), threads: args.model.run_on.threads };
     embed_with_bar(&store, &model, &args.dataset.dataset, &selection, spec)?;
 
-    let loaded = Arc::new(Loaded::new(model)?);
+    let loaded = Arc::new(SharedModel::new(model)?);
     let mut searcher =
         Searcher::open_some(&store, Arc::clone(&loaded), &selection.uids, default_memory() as u64)?;
     let mut options = SearchOptions { distinct: args.distinct, width: None };
@@ -57,7 +58,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     for (title, found) in titles.into_iter().zip(answers) {
         line(&title)?;
         let items = pictures(&loaded.lock(), &args.dataset.dataset, &selection, &found)?;
-        for (rank, (Found { uid, score }, item)) in found.iter().zip(&items).enumerate() {
+        for (rank, (Neighbour { uid, score }, item)) in found.iter().zip(&items).enumerate() {
             line(format!("  {:>3}  {score:.3}  {uid}  {}", rank + 1, one_line(&item.caption)))?;
         }
         sheet.push((title, items));
@@ -80,13 +81,14 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The store of a state folder, to embed what is missing and search. Beside an owner it is a copy, and what is embedded is not kept.
+/// Opens the store of a state folder to add missing embeddings and search. If another process owns
+/// it, a copy is opened, and new embeddings are not kept.
 fn store_to_search(state: &Path) -> anyhow::Result<Store> {
     match own(state, Store::open_undamaged) {
         Err(error) => {
             let Some(owner) = Owner::current(state) else { return Err(error) };
             tracing::info!(
-                "{} is in use by process {} (`{}`): a copy of it is searched, and what has to be embedded for that is not kept",
+                "{} is in use by process {} (`{}`): searching a copy. New embeddings are not kept",
                 state.display(),
                 owner.pid,
                 owner.command
@@ -97,7 +99,7 @@ fn store_to_search(state: &Path) -> anyhow::Result<Store> {
     }
 }
 
-/// What is asked for, each with a title: images, pairs, texts.
+/// Returns the queries with their titles: images, pairs, texts.
 fn queries(args: &SearchArgs) -> anyhow::Result<Vec<(String, Query)>> {
     let mut queries = Vec::new();
     for path in &args.images {
@@ -130,12 +132,12 @@ fn queries(args: &SearchArgs) -> anyhow::Result<Vec<(String, Query)>> {
     Ok(queries)
 }
 
-/// The images and captions of the rows found, in their order.
+/// Reads the images and captions of the results, in their order.
 fn pictures(
     model: &Model,
     dataset: &Path,
     selection: &Selection,
-    found: &[Found],
+    found: &[Neighbour],
 ) -> anyhow::Result<Vec<SheetItem>> {
     // The loader reads in the order of the dataset; the ranks are put back after it.
     let wanted: HashSet<Uid> = found.iter().map(|found| found.uid).collect();
@@ -172,7 +174,7 @@ fn pictures(
             items.insert(*uid, item);
         }
     }
-    let ranked = found.iter().map(|Found { uid, score }| {
+    let ranked = found.iter().map(|Neighbour { uid, score }| {
         let item = items
             .remove(uid)
             .with_context(|| format!("the image of pair {uid} cannot be read any more"))?;

@@ -1,4 +1,4 @@
-//! `diptych select`: SQL in, selection out.
+//! `diptych select`: makes a selection from SQL.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::commands::sql::{query_text, register_files};
 use crate::commands::uids::quoted;
 use crate::output::line;
 
-/// The table with a list's uids.
+/// The table with the uids of a list.
 const LIST: &str = "uid_list";
 
 pub(crate) fn run(args: SelectArgs) -> anyhow::Result<Outcome> {
@@ -84,7 +84,7 @@ pub(crate) fn run(args: SelectArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Uids that a file names.
+/// Uids of a file.
 struct UidList {
     uids: Vec<Uid>,
     hash: ContentHash,
@@ -97,7 +97,7 @@ impl UidList {
         Ok(Self { uids, hash })
     }
 
-    /// The pairs of the list, by our own uid or by that of a column.
+    /// Returns SQL for the pairs of the list, by uid or by a column with uids.
     fn sql(column: Option<&str>) -> String {
         let uid =
             column.map_or_else(|| "uid".to_owned(), |column| format!("uid({})", quoted(column)));

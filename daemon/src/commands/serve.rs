@@ -1,4 +1,4 @@
-//! `diptych serve`: the service.
+//! `diptych serve`: runs the service.
 
 use diptych_cli::ServeArgs;
 use diptych_schemas::ServeConfig;
@@ -15,7 +15,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
     diptych_serve::run(config, ServeOptions { state, listen, datasets: dataset })
 }
 
-/// The process that computes queries of a service's clients.
+/// Runs the process that computes the queries of a service's clients.
 pub(crate) fn query_worker() -> anyhow::Result<Outcome> {
     diptych_serve::run_query_worker(&|_| {})?;
     Ok(Outcome::Done)

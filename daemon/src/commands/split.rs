@@ -1,4 +1,4 @@
-//! `diptych split`: pairs to train on, and pairs to hold out.
+//! `diptych split`: splits pairs into training pairs and held-out pairs.
 
 use std::path::Path;
 
@@ -76,7 +76,9 @@ fn print(
     }
     if let Some(share) = report.share {
         line(format!(
-            "a number is held out anew when the dataset grows; --heldout {:.3}% keeps pairs on their side",
+            "with a number, pairs may change sides when the dataset grows; with --heldout {:.3}%, \
+             they \
+             stay",
             100.0 * share
         ))?;
     }

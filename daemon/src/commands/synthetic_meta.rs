@@ -1,4 +1,4 @@
-//! `diptych synthetic-meta`: rows without images, to measure curation on.
+//! `diptych synthetic-meta`: makes rows without images, to measure curation.
 
 use diptych_cli::SyntheticMetaArgs;
 use diptych_pipeline::write_synthetic_dataset;

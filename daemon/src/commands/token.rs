@@ -1,4 +1,4 @@
-//! `diptych token`: a token for a service that is reached from elsewhere.
+//! `diptych token`: makes an access token for a service.
 
 use diptych_cli::TokenArgs;
 use diptych_schemas::outcome::Outcome;
@@ -10,7 +10,8 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<Outcome> {
     let token = tokens::make(&args.file, &args.name, args.scope.into())?;
     line(token)?;
     tracing::info!(
-        "{} holds its hash only: keep the token. A running service takes it over at SIGHUP (`systemctl reload diptych`)",
+        "{} holds only its hash, so keep the token. A running service reads the file at SIGHUP \
+         (`systemctl reload diptych`)",
         args.file.display()
     );
     Ok(Outcome::Done)

@@ -1,4 +1,4 @@
-//! `diptych train`: a run from its configuration.
+//! `diptych train`: trains a run from its configuration.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Outcome> {
     trained
 }
 
-/// Those that a run reads, as far as they are folders.
+/// Returns the datasets of a run that are folders.
 fn datasets(config: &TrainConfig) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
     let of_run = config.data.sources().into_iter().map(|source| source.dataset);

@@ -14,10 +14,12 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::output::bars;
 
-/// Between messages: nobody reads more than a few a second, and to ask for the memory is to read a file.
+/// Time between two updates of the line. Asking for the memory reads a file, so it is not done more
+/// often.
 const MESSAGE_EVERY: Duration = Duration::from_millis(200);
 
-/// Starts a thread that draws what a run tells, until nothing can be told any more. None where there is no terminal.
+/// Starts a thread that draws the progress of a run until the run ends. Returns `None` if there is
+/// no terminal.
 pub(crate) fn start(told: Receiver<LiveEvent>) -> anyhow::Result<Option<JoinHandle<()>>> {
     if !stderr().is_terminal() {
         return Ok(None);

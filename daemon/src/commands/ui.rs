@@ -1,4 +1,4 @@
-//! `diptych ui`: a page for what lies in a folder.
+//! `diptych ui`: opens a page about a folder.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,13 +14,13 @@ use diptych_store::Owner;
 
 use crate::output::line;
 
-/// How deep below the folder state folders and datasets are looked for.
+/// Depth below the folder to which state folders and datasets are found.
 const DEEPEST: usize = 3;
-/// Folders that are looked into at most.
+/// Most folders that are searched.
 const MOST_FOLDERS: usize = 5_000;
-/// State folders that have a page, the last used ones.
+/// Most state folders with a page, last used first.
 const MOST_PAGES: usize = 8;
-/// A state folder where there is none yet, as a training's configuration has it by default.
+/// The default state folder of a configuration, for a folder that has none yet.
 const NEW_STATE: &str = "state";
 
 pub(crate) fn run(args: &UiArgs) -> anyhow::Result<Outcome> {
@@ -54,13 +54,13 @@ pub(crate) fn run(args: &UiArgs) -> anyhow::Result<Outcome> {
         }
         match place.datasets()[..] {
             [] => line(format!(
-                "no dataset in {} yet; the page says how to begin",
+                "no dataset in {} yet; the page shows how to begin",
                 place.root.display()
             ))?,
             [_] => line(format!("1 dataset in {}", place.root.display()))?,
             ref found => line(format!("{} datasets in {}", found.len(), place.root.display()))?,
         }
-        line("Ctrl-C ends the page, and nothing else")?;
+        line("Ctrl-C ends the page and nothing else")?;
         if let Some((state, address)) = pages.first().filter(|_| !args.no_open) {
             open_browser(&by_itself(state).unwrap_or_else(|| address.clone()));
         }
@@ -68,15 +68,16 @@ pub(crate) fn run(args: &UiArgs) -> anyhow::Result<Outcome> {
     })
 }
 
-/// The address of a service that a browser has to ask itself: its certificate is for that name.
+/// Returns the address of a service that a browser must open itself, since the certificate is for
+/// that name.
 fn by_itself(state: &Path) -> Option<String> {
     Owner::current(state)?.address.filter(|address| address.starts_with("https://"))
 }
 
-/// What is looked at.
+/// The folder to show.
 #[derive(Clone)]
 struct Place {
-    /// Below which everything is looked for.
+    /// The folder in which everything is found.
     root: PathBuf,
     depth: usize,
     /// A folder that was named itself.
@@ -85,7 +86,7 @@ struct Place {
 }
 
 impl Place {
-    /// Beside a state folder or dataset that is named, only its neighbours are looked at.
+    /// Chooses what to show. For a state folder or dataset, only its neighbours are searched.
     fn of(folder: &Path) -> Self {
         let beside = || folder.parent().unwrap_or(folder).to_owned();
         let named = Some(folder.to_owned());
@@ -98,7 +99,7 @@ impl Place {
         }
     }
 
-    /// The last used first.
+    /// Returns the state folders, last used first.
     fn states(&self) -> Vec<PathBuf> {
         if let Some(state) = &self.state {
             return vec![state.clone()];
@@ -107,7 +108,9 @@ impl Place {
         found.sort_by_key(|state| std::cmp::Reverse(last_used(state)));
         if found.len() > MOST_PAGES {
             tracing::info!(
-                "{} state folders in {}: the {MOST_PAGES} that were used last have a page; name another one to look at it",
+                "{} state folders in {}: the {MOST_PAGES} used last have a page. Name another one \
+                 to see \
+                 it",
                 found.len(),
                 self.root.display()
             );
@@ -125,7 +128,7 @@ impl Place {
         found
     }
 
-    /// Folders of a kind, by name. What lies in a dataset or in a state folder is part of it.
+    /// Finds folders of a kind, by name. The inside of a dataset or state folder is not searched.
     fn find(&self, is_wanted: fn(&Path) -> bool) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut level = vec![self.root.clone()];
@@ -168,7 +171,7 @@ fn last_used(state: &Path) -> Option<SystemTime> {
     changed("sled/db").max(changed("owner.json"))
 }
 
-/// Where there is a display. That it does not open is no error: the address is printed.
+/// Opens a browser if there is a display. A failure is no error, since the address is printed.
 fn open_browser(address: &str) {
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let has_display =

@@ -1,4 +1,4 @@
-//! `diptych uids`: a selection as DataComp's list of uids.
+//! `diptych uids`: writes a selection as DataComp's list of uids.
 
 use anyhow::{Context, bail};
 use arrow::array::AsArray;
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &UidsArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The uids that stand in a column of meta.
+/// Returns the uids of a column of meta.
 fn of_column(args: &UidsArgs, selection: &Selection, column: &str) -> anyhow::Result<Vec<Uid>> {
     with_session(args.dataset.as_deref(), None, async |context| {
         register_pairs(&context, "selection", &selection.uids, None)?;
@@ -48,7 +48,8 @@ fn of_column(args: &UidsArgs, selection: &Selection, column: &str) -> anyhow::Re
         }
         if uids.len() != selection.len() {
             bail!(
-                "only {} of the selection's {} pairs are in the dataset: it was made from another one",
+                "only {} of the selection's {} pairs are in the dataset: it belongs to another \
+                 dataset",
                 uids.len(),
                 selection.len()
             );
@@ -57,7 +58,7 @@ fn of_column(args: &UidsArgs, selection: &Selection, column: &str) -> anyhow::Re
     })
 }
 
-/// A name as SQL wants it where it has other characters than letters.
+/// Quotes a name for SQL if it has other characters than letters.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -1,4 +1,5 @@
-//! The checkpoints of a run: those that the store names beside those that are on the disk, every file read and its hash compared.
+//! The checkpoints of a run. Compares the store's list with the disk, and reads every file to
+//! compare its hash.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +8,13 @@ use diptych_embeddings::models::checkpoint_folder;
 use diptych_schemas::{TrainConfig, durable};
 use diptych_store::{CheckpointRecord, Milliseconds, RunName, RunRecord, Store, is_backup};
 use diptych_trainer::CheckpointManifest;
-use diptych_trainer::checkpoint::{self, Found, Scan};
+use diptych_trainer::checkpoint::{self, Scan, StoredCheckpoint};
 use diptych_training::checkpoints::record_of;
 
 use super::{Findings, Severity, entries};
 
 impl Findings {
-    /// Says how many checkpoints are whole.
+    /// Examines a run. Returns the number of its valid checkpoints.
     pub(super) fn examine_run(
         &mut self,
         state: &Path,
@@ -26,8 +27,10 @@ impl Findings {
         let named = store.checkpoints(run)?;
         if known.is_none() {
             let what = format!(
-                "run {run}: the store has no record of it, but {} checkpoints and its metrics or events. `diptych train` with its \
-                 configuration puts the record back and goes on; if you do not need it, delete {}",
+                "run {run}: the store has no record of it, but {} checkpoints, metrics or events. \
+                 `diptych train` with its configuration restores the record and continues. If you \
+                 do \
+                 not need the run, delete {}",
                 valid.len(),
                 folder.display()
             );
@@ -43,7 +46,7 @@ impl Findings {
                 name_of(path),
                 Milliseconds::now().0
             ));
-            let what = format!("{}: a checkpoint that cannot be used: {error}", path.display());
+            let what = format!("{}: an unusable checkpoint: {error}", path.display());
             self.mend(Severity::Problem, what, || {
                 durable::publish(path, &aside)?;
                 Ok(format!("moved to {}", aside.display()))
@@ -60,7 +63,7 @@ impl Findings {
             {
                 let place = folder.join(&*name_of(&record.path));
                 let what = format!(
-                    "{}: the store names a checkpoint of step {} that is not there",
+                    "{}: the store names a checkpoint of step {} that does not exist",
                     place.display(),
                     record.step
                 );
@@ -79,11 +82,12 @@ impl Findings {
         Ok(valid.len() as u64)
     }
 
-    /// What the store ought to say of the checkpoints that are whole.
+    /// Compares the store's records with the valid checkpoints. Returns the records that the store
+    /// should have.
     fn hold_against(
         &mut self,
         run: &RunName,
-        valid: &[Found],
+        valid: &[StoredCheckpoint],
         named: &[CheckpointRecord],
         known: Option<&RunRecord>,
     ) -> anyhow::Result<Vec<CheckpointRecord>> {
@@ -104,18 +108,19 @@ impl Findings {
             let (severity, what) = match record {
                 Some(_) => (
                     Severity::Problem,
-                    format!("{place}: is whole, but not the checkpoint that the store knows"),
+                    format!("{place}: valid, but not the checkpoint that the store knows"),
                 ),
                 // A kill between the two, or between forgetting and deleting it.
                 None => (
                     Severity::Note,
                     format!(
-                        "{place}: a whole checkpoint that the store does not name; `diptych train` takes it up"
+                        "{place}: a valid checkpoint that the store does not name; `diptych \
+                         train` adds it"
                     ),
                 ),
             };
             records.push(record_of(run, found, steps_per_epoch)?);
-            self.mend(severity, what, || Ok("the store names it now".into()))?;
+            self.mend(severity, what, || Ok("added to the store".into()))?;
         }
         Ok(records)
     }
@@ -124,7 +129,7 @@ impl Findings {
         for entry in entries(folder)? {
             if entry.path().extension().is_some_and(|ending| ending == durable::UNFINISHED) {
                 let what = format!(
-                    "{}: a checkpoint that was being written when somebody was stopped",
+                    "{}: an incomplete checkpoint of a command that was stopped",
                     entry.path().display()
                 );
                 self.mend(Severity::Note, what, || {
@@ -138,7 +143,8 @@ impl Findings {
     }
 }
 
-/// Where a state folder lies may change, and so may how it is called; the name of the checkpoint's own folder does not.
+/// Returns the name of a checkpoint's own folder. The path of the state folder may change, but not
+/// this name.
 fn name_of(path: &Path) -> std::borrow::Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }

@@ -1,4 +1,4 @@
-//! What lies in a state folder and belongs to nobody any more.
+//! Files of a state folder that nothing uses any more.
 
 use std::fs;
 use std::path::Path;
@@ -8,22 +8,24 @@ use diptych_schemas::durable::UNFINISHED;
 
 use super::{Findings, Severity, entries};
 
-/// What was moved aside: by an opening of the store, and by `--fix`.
+/// First letters of what the opening of a store, or `--fix`, moved aside.
 const ASIDE: [&str; 2] = ["sled.damaged-", "damaged-checkpoint-"];
 
 impl Findings {
-    /// Looks at the folder itself. What lies deeper belongs to commands that may be at work without owning the store.
+    /// Examines the folder itself. Files deeper in it may belong to commands that are running
+    /// without owning the store.
     pub(super) fn examine_leftovers(&mut self, state: &Path) -> anyhow::Result<()> {
         for entry in entries(state)? {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             if ASIDE.iter().any(|start| name.starts_with(start)) {
                 self.note(format!(
-                    "{}: was damaged and moved aside; delete it when you do not need it",
+                    "{}: damaged and moved aside; delete it when you do not need it",
                     path.display()
                 ));
             }
             if path.extension().is_some_and(|ending| ending == UNFINISHED) && !self.is_owned {
-                let what = format!("{}: what somebody who was stopped was writing", path.display());
+                let what =
+                    format!("{}: an incomplete file of a command that was stopped", path.display());
                 self.mend(Severity::Note, what, || delete(&path))?;
             }
         }

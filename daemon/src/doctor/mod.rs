@@ -1,11 +1,17 @@
-//! A state folder, read through: what is damaged, missing or left over, each in one line that says what to do.
+//! The check of a state folder and of an installation. Each finding is one line that says what to
+//! do.
 //!
-//! 1. A problem is what no kill and no full disk leaves; a note is what one may leave, or what a person may want to delete.
-//! 2. Without `fix` nothing is written: the store is read from a copy, also while somebody owns it. With it, what can be rebuilt from files is; nothing
-//!    that could hold data is deleted, it is moved aside.
+//! 1. A kill or a full disk never causes a problem, but may leave a note. A note may also be
+//!    something that a person wants to delete.
+//! 2. Without `fix` nothing is written: the store is read from a copy, also while another process
+//!    owns it. With `fix`, parts that can be rebuilt from files are rebuilt. Data is moved aside
+//!    and never deleted.
 
 mod checkpoints;
+mod installation;
 mod leftovers;
+
+pub use installation::{Check, Verdict, check_installation};
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,36 +20,36 @@ use std::path::Path;
 use diptych_schemas::SchemaError;
 use diptych_store::{Contents, Owner, RunName, Store};
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     Problem,
     Note,
 }
 
-/// What is not as it should be.
+/// A fault of a state folder.
 #[derive(Clone, Debug)]
 pub struct Finding {
     pub severity: Severity,
-    /// In one line, with what to do.
+    /// The fault in one line, with what to do.
     pub what: String,
-    /// How it was mended, if it was.
+    /// The repair, if there was one.
     pub mended: Option<String>,
-    /// Whether `fix` mends it.
+    /// Whether `fix` repairs it.
     pub mendable: bool,
 }
 
-/// What was looked through and found.
+/// The result of an examination.
 #[derive(Clone, Debug)]
 pub struct Examined {
     pub findings: Vec<Finding>,
     pub contents: Contents,
-    /// Checkpoints whose every file has the hash that its manifest says.
+    /// Number of checkpoints whose files all have the hashes in their manifests.
     pub checkpoints: u64,
 }
 
 impl Examined {
-    /// Problems that are there still.
+    /// Returns the problems that are not repaired.
     pub fn problems(&self) -> impl Iterator<Item = &Finding> {
         self.findings
             .iter()
@@ -51,7 +57,7 @@ impl Examined {
     }
 }
 
-/// Reads everything in a state folder that is there. To mend it, nobody else may own it.
+/// Reads the whole state folder. To repair it, no other process may own it.
 pub fn examine(state: &Path, fix: bool) -> anyhow::Result<Examined> {
     let is_owned = !fix && Owner::current(state).is_some();
     let mut examined = examine_once(state, fix, is_owned)?;
@@ -65,7 +71,8 @@ pub fn examine(state: &Path, fix: bool) -> anyhow::Result<Examined> {
     Ok(examined)
 }
 
-/// `is_owned`: what is called *.incomplete may be what its owner writes.
+/// Examines once. If the folder `is_owned`, files named *.incomplete may be ones that its owner is
+/// writing.
 fn examine_once(state: &Path, fix: bool, is_owned: bool) -> anyhow::Result<Examined> {
     let mut findings = Findings { list: Vec::new(), fix, is_owned };
     let mut store = if fix { Store::open(state)? } else { Store::open_readable_part(state)? };
@@ -107,7 +114,7 @@ fn examine_once(state: &Path, fix: bool, is_owned: bool) -> anyhow::Result<Exami
     Ok(Examined { findings: findings.list, contents, checkpoints })
 }
 
-/// All runs that the store or a folder of checkpoints names.
+/// Returns all runs that the store or a folder of checkpoints names.
 fn runs(state: &Path, store: &Store, contents: &Contents) -> anyhow::Result<BTreeSet<RunName>> {
     let mut runs = contents.mentioned.clone();
     if contents.damage.is_empty() {
@@ -125,7 +132,7 @@ fn runs(state: &Path, store: &Store, contents: &Contents) -> anyhow::Result<BTre
     Ok(runs)
 }
 
-/// What is in a folder, by name; nothing where there is no such folder.
+/// Returns the entries of a folder by name, or nothing if there is no such folder.
 fn entries(folder: &Path) -> anyhow::Result<Vec<fs::DirEntry>> {
     let read = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -151,7 +158,7 @@ impl Findings {
         self.list.push(Finding { severity: Severity::Note, what, mended: None, mendable: false });
     }
 
-    /// Notes something that can be mended, and mends it where that is wanted.
+    /// Records a fault that can be repaired, and repairs it if `fix` is set.
     fn mend(
         &mut self,
         severity: Severity,

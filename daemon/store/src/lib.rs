@@ -23,6 +23,7 @@ mod embedding_reader;
 mod embeddings;
 mod engine;
 mod error;
+mod event_docs;
 mod events;
 mod format;
 mod guard;

@@ -1,5 +1,7 @@
-//! Checkpoints of a run: when a folder is in place the store names it; then older ones that are not kept are forgotten and
-//! deleted, in this order. A full disk keeps the older ones, and training goes on with an alarm.
+//! Checkpoints of a run: recorded in the store once their folder is in place.
+//!
+//! Older ones that are not kept are then removed from the store and deleted, in this order. If a
+//! disk is full, older checkpoints stay and training continues with an alarm.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,7 +12,7 @@ use diptych_embeddings::models::checkpoint_name;
 use diptych_schemas::words::describe;
 use diptych_schemas::{BestMode, CheckpointConfig, SampleIndex, Step};
 use diptych_store::{CheckpointRecord, EventKind, Milliseconds, RunName};
-use diptych_trainer::checkpoint::{self, Found};
+use diptych_trainer::checkpoint::{self, StoredCheckpoint};
 use diptych_trainer::{CheckpointManifest, CheckpointMeta, Due, Saved, Score};
 
 use super::evaluation::Evaluated;
@@ -19,18 +21,19 @@ use super::live::LiveEvent;
 use super::prepare::Prepared;
 use super::watch::Warning;
 
-/// What the store says of a checkpoint folder. Where nobody knows how many steps an epoch has, only whole epochs are counted;
-/// `diptych train` puts that right.
+/// Describes a checkpoint folder for the store.
+///
+/// Without `steps_per_epoch` only whole epochs are counters. `diptych train` corrects that later.
 pub fn record_of(
     run: &RunName,
-    found: &Found,
+    found: &StoredCheckpoint,
     steps_per_epoch: Option<u64>,
 ) -> anyhow::Result<CheckpointRecord> {
     let manifest = &found.manifest;
     let weights = manifest
         .files
         .get("model.safetensors")
-        .context("a checkpoint's manifest names no weights")?;
+        .context("the checkpoint's manifest lists no weights")?;
     let modified = std::fs::metadata(&found.folder).and_then(|folder| folder.modified());
     let time = modified.ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     Ok(CheckpointRecord {
@@ -48,7 +51,7 @@ pub fn record_of(
 }
 
 impl Prepared {
-    /// Begins to write a checkpoint of the state after the last step.
+    /// Starts to write a checkpoint of the state after the last step.
     pub(super) fn start_checkpoint(
         &mut self,
         cursor: SampleIndex,
@@ -71,7 +74,7 @@ impl Prepared {
         let before = self.saver.start(&self.trainer, folder, meta)?;
         self.last_saved = Instant::now();
         self.settle_or_alarm(before)?;
-        // How long the step that triggers it waits; the rest is done beside the next steps.
+        // The time that the step waits for its checkpoint. The rest is done in the background.
         self.metrics(
             self.record.step,
             cursor,
@@ -79,7 +82,7 @@ impl Prepared {
         )
     }
 
-    /// What an evaluation says about the checkpoint of its step, where the run keeps its best.
+    /// Returns the score of the evaluation's weights, if the run keeps its best checkpoints.
     pub(super) fn score(&self, evaluated: &Evaluated) -> Option<Score> {
         let CheckpointConfig { keep_best, best_metric, best_mode, .. } = &self.config.checkpoint;
         let value = evaluated.values.iter().find(|(name, _)| name == best_metric)?.1;
@@ -87,7 +90,7 @@ impl Prepared {
             .then(|| Score::new(best_metric.clone(), value, *best_mode == BestMode::Max))
     }
 
-    /// Whether a checkpoint with this score would be among those that are kept as the best.
+    /// Returns whether a checkpoint with this score would be kept as one of the best.
     pub(super) fn is_among_the_best(&self, score: &Score) -> anyhow::Result<bool> {
         let Some(manifests) = self.manifests()? else { return Ok(false) };
         let as_good = manifests
@@ -96,7 +99,8 @@ impl Prepared {
         Ok(as_good.count() < self.config.checkpoint.keep_best)
     }
 
-    /// Of the checkpoints that the store names, the oldest first. `None` while its disk fails.
+    /// Returns the manifests of the recorded checkpoints, the oldest first. `None` while the
+    /// store's disk fails.
     fn manifests(&self) -> anyhow::Result<Option<Vec<CheckpointManifest>>> {
         let known = if_disk_works(self.store.checkpoints(&self.record.run))?;
         let parsed = known.map(|known| {
@@ -105,19 +109,22 @@ impl Prepared {
         Ok(parsed.transpose()?)
     }
 
-    /// Settles a checkpoint that was written meanwhile, if there is one.
+    /// Records a checkpoint that the writer has finished, if there is one.
     pub(super) fn take_saved(&mut self) -> anyhow::Result<()> {
         let saved = self.saver.poll();
         self.settle_or_alarm(saved)
     }
 
-    /// The same, but waits for it.
+    /// Waits for the checkpoint in progress, if there is one, and records it.
     pub(super) fn await_checkpoint(&mut self) -> anyhow::Result<()> {
         let saved = self.saver.finish();
         self.settle_or_alarm(saved)
     }
 
-    /// Writes a checkpoint, if there is none of this step or its score is new, and waits for it: here a failure is the run's.
+    /// Writes a checkpoint and waits for it, unless this step already has one and there is no new
+    /// score.
+    ///
+    /// A failure here fails the run.
     pub(super) fn save_checkpoint(
         &mut self,
         cursor: SampleIndex,
@@ -130,7 +137,7 @@ impl Prepared {
             return Ok(());
         }
         self.start_checkpoint(cursor, due, score)?;
-        let saved = self.saver.finish().context("the checkpoint's writer is gone")?;
+        let saved = self.saver.finish().context("the checkpoint's writer is missing")?;
         self.settle(saved)
     }
 
@@ -139,14 +146,17 @@ impl Prepared {
         let failed_to_write = saved.result.is_err();
         match self.settle(saved) {
             Err(error) if failed_to_write => {
-                let message =
-                    format!("{}. Training goes on; older checkpoints are whole", describe(&error));
+                let message = format!(
+                    "{}. Training continues; older checkpoints are intact",
+                    describe(&error)
+                );
                 tracing::error!("{message}");
-                // The state folder may be on the same disk; what was said stands in the log then.
+                // The state folder may be on the same disk. In that case only the log has the
+                // message.
                 if let Err(second) =
                     self.record_event(&Warning { kind: EventKind::CheckpointFailed, message }, &[])
                 {
-                    tracing::warn!("that could not be recorded: {}", describe(&second));
+                    tracing::warn!("cannot record the failed checkpoint: {}", describe(&second));
                 }
                 Ok(())
             }
@@ -157,20 +167,20 @@ impl Prepared {
     fn settle(&mut self, saved: Saved) -> anyhow::Result<()> {
         let manifest = saved.result.map_err(|error| {
             anyhow!(error).context(format!(
-                "the checkpoint of step {} could not be written: make room on the disk of {}",
+                "cannot write the checkpoint of step {}; free space on the disk of {}",
                 saved.step,
                 self.checkpoints.display()
             ))
         })?;
         let record = record_of(
             &self.record.run,
-            &Found { folder: saved.folder, manifest },
+            &StoredCheckpoint { folder: saved.folder, manifest },
             Some(self.steps_per_epoch),
         )?;
         let (run, step) = (record.run.clone(), record.step.0);
         self.records.checkpoint(record, &self.record)?;
         self.live.tell(LiveEvent::Checkpoint { run, step });
-        // A checkpoint is deleted when the store has forgotten it, which waits for the disk to work.
+        // A checkpoint is deleted once the store has forgotten it, which needs a working disk.
         if self.records.is_up_to_date() { self.prune() } else { Ok(()) }
     }
 
@@ -180,9 +190,9 @@ impl Prepared {
         if *keep_last == 0 {
             return Ok(());
         }
-        let wanted = Score::new(best_metric.clone(), 0.0, *best_mode == BestMode::Max);
+        let metric = Score::new(best_metric.clone(), 0.0, *best_mode == BestMode::Max);
         let Some(manifests) = self.manifests()? else { return Ok(()) };
-        let kept = kept(&manifests, *keep_last, (*keep_best, &wanted));
+        let kept = checkpoints_to_keep(&manifests, *keep_last, (*keep_best, &metric));
         for old in
             self.store.checkpoints(&self.record.run)?.iter().filter(|old| !kept.contains(&old.step))
         {
@@ -190,13 +200,14 @@ impl Prepared {
             if if_disk_works(removed)?.is_none() {
                 return Ok(());
             }
-            checkpoint::remove(&old.path)
-                .with_context(|| format!("deleting the old checkpoint {}", old.path.display()))?;
+            checkpoint::remove(&old.path).with_context(|| {
+                format!("cannot delete the old checkpoint {}", old.path.display())
+            })?;
         }
         Ok(())
     }
 
-    /// The place of the last checkpoint, for people.
+    /// Returns the folder of the last checkpoint, for messages.
     pub(super) fn last_checkpoint(&self) -> anyhow::Result<Option<PathBuf>> {
         let last: Option<Step> =
             self.store.checkpoints(&self.record.run)?.last().map(|record| record.step);
@@ -204,15 +215,17 @@ impl Prepared {
     }
 }
 
-/// How good a checkpoint is, where its score is by the same metric.
+/// Returns a checkpoint's goodness, if its score is by the same metric.
 fn comparable(manifest: &CheckpointManifest, other: &Score) -> Option<f64> {
     manifest.score.as_ref()?.goodness_beside(other)
 }
 
-/// Which of a run's checkpoints, the oldest first, are kept: the newest, the last `last` of those that the configuration asks
-/// for, and the `best` by a metric (of equals the newest). What was saved since somebody stopped the run or since it rolled back makes way for what comes after it, and so does
-/// not push out what the next roll-back needs.
-fn kept(
+/// Selects the checkpoints to keep from all of a run, the oldest first.
+///
+/// They are the newest, the last `last` of those that the configuration asks for, and the `best` by
+/// a metric (of equals the newest). Checkpoints of a stop or a roll-back make way for later ones,
+/// and do not push out those that the next roll-back needs.
+fn checkpoints_to_keep(
     all: &[CheckpointManifest],
     last: usize,
     (best, metric): (usize, &Score),
@@ -262,7 +275,10 @@ mod tests {
     fn stopping_a_run_pushes_no_checkpoint_out() {
         let none = Score::new("a".into(), 0.0, true);
         let steps = |all: &[CheckpointManifest], last| {
-            kept(all, last, (0, &none)).into_iter().map(|step| step.0).collect::<Vec<_>>()
+            checkpoints_to_keep(all, last, (0, &none))
+                .into_iter()
+                .map(|step| step.0)
+                .collect::<Vec<_>>()
         };
         let mut all = vec![saved(4, Due::Schedule), saved(8, Due::Schedule), saved(9, Due::Stop)];
         assert_eq!(steps(&all, 2), [4, 8, 9]);
@@ -288,12 +304,15 @@ mod tests {
             saved(5, Due::Schedule),
         ];
         let steps = |all: &[CheckpointManifest], best, metric: &Score| {
-            kept(all, 1, (best, metric)).into_iter().map(|step| step.0).collect::<Vec<_>>()
+            checkpoints_to_keep(all, 1, (best, metric))
+                .into_iter()
+                .map(|step| step.0)
+                .collect::<Vec<_>>()
         };
         let metric = |name: &str, larger| Score::new(name.into(), 0.0, larger);
         assert_eq!(steps(&all, 1, &metric("a", true)), [3, 5], "of equals the newest");
         assert_eq!(steps(&all, 3, &metric("a", true)), [1, 2, 3, 5]);
-        assert_eq!(steps(&all, 3, &metric("b", true)), [5], "another metric says nothing");
+        assert_eq!(steps(&all, 3, &metric("b", true)), [5], "another metric does not count");
         let down = all.map(|manifest| {
             scored(manifest.step.0, manifest.score.map_or(9.0, |score| score.value()), false)
         });

@@ -1,44 +1,43 @@
-//! Whether a run that is known already is the one that its configuration describes.
+//! The check that an existing run matches its configuration.
 
 use anyhow::bail;
 use diptych_schemas::{TrainConfig, WarmupSteps};
 use diptych_store::RunRecord;
 use diptych_trainer::checkpoint;
 
-/// The record of a run that is known already, if it is the same run. `given` is the configuration as the user wrote it, `newest` its newest
-/// checkpoint.
+/// Returns the record of an existing run with the new limits, or an error if the configuration
+/// differs.
+///
+/// `given` is the configuration as the user wrote it, and `newest` the newest checkpoint.
 pub(super) fn continued(
     known: RunRecord,
     new: &RunRecord,
     given: &TrainConfig,
-    newest: Option<&checkpoint::Found>,
+    newest: Option<&checkpoint::StoredCheckpoint>,
 ) -> anyhow::Result<RunRecord> {
     let start = newest.map_or_else(String::new, |newest| {
         format!(
-            ", and to start from its weights, set model.weights = \"{}\" there",
+            " (to start from these weights, set model.weights = \"{}\")",
             newest.folder.display()
         )
     });
     let advice = format!(
-        "To go on with {}, put back what was changed; to train with what is here now, give it another name{start}",
+        "To resume {}, restore the old values; otherwise start a new run with another name{start}",
         known.run
     );
     let differs = [
-        ("the selection", known.selection_hash != new.selection_hash),
-        ("the tokenizer", known.tokenizer_hash != new.tokenizer_hash),
-        ("the configuration", known.config_hash != new.config_hash),
+        ("selection", known.selection_hash != new.selection_hash),
+        ("tokenizer", known.tokenizer_hash != new.tokenizer_hash),
+        ("configuration", known.config_hash != new.config_hash),
     ];
     for (what, differs) in differs {
         if differs {
-            let lines = if what == "the configuration" {
+            let lines = if what == "configuration" {
                 changed_lines(&known.config, &new.config, given)
             } else {
                 String::new()
             };
-            bail!(
-                "run {} was begun otherwise: {what} is not the one that it was begun with.{lines} {advice}",
-                known.run
-            );
+            bail!("run {} was started with a different {what}.{lines} {advice}", known.run);
         }
     }
     Ok(RunRecord {
@@ -49,7 +48,9 @@ pub(super) fn continued(
     })
 }
 
-/// Lines of TOML that stand in one of two configurations only. A warm-up that follows from the length of the run is none of them.
+/// Lists the lines of TOML that are in only one of two configurations.
+///
+/// A warm-up that follows from the length of the run is left out.
 fn changed_lines(known: &str, new: &str, given: &TrainConfig) -> String {
     let follows = given.optimizer.warmup_steps == WarmupSteps::Auto;
     let only = |a: &str, b: &str| -> Vec<String> {
@@ -60,7 +61,7 @@ fn changed_lines(known: &str, new: &str, given: &TrainConfig) -> String {
     };
     let (mut then, mut now) = (only(known, new), only(new, known));
     let is_warmup = |line: &String| line.starts_with("warmup_steps = ");
-    // Where it is the only difference, the number was taken out of the file.
+    // If it is the only difference, the user removed the number from the file.
     if follows && then.len() > 1 {
         then.retain(|line| !is_warmup(line));
         now.retain(|line| !is_warmup(line));

@@ -1,4 +1,4 @@
-//! What a run trains on: the selections of its configuration, each with the dataset that it was made from.
+//! The training data of a run: the selections of its configuration, with their datasets.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,14 +6,15 @@ use std::sync::Arc;
 use diptych_pipeline::{DataSource, Selection, read_manifest};
 use diptych_schemas::{ContentHash, TrainConfig};
 
-/// What the data of a run are known by.
+/// The hashes that identify the data of a run.
 pub(super) struct DataHashes {
     pub(super) selection: ContentHash,
     pub(super) dataset: ContentHash,
 }
 
-/// Reads the manifests and selections of all sources, and refuses a selection of another dataset. The hashes are those of the only one,
-/// or over those of all of a mix.
+/// Reads the manifests and selections of all sources. Refuses a selection of a different dataset.
+///
+/// The hashes are those of the only source, or over those of all sources of a mix.
 pub(super) fn sources(config: &TrainConfig) -> anyhow::Result<(Vec<DataSource>, DataHashes)> {
     let (mut sources, mut selections, mut datasets) = (Vec::new(), Vec::new(), Vec::new());
     for source in config.data.sources() {
@@ -36,12 +37,14 @@ pub(super) fn sources(config: &TrainConfig) -> anyhow::Result<(Vec<DataSource>, 
     Ok((sources, DataHashes { selection: of_all(&selections), dataset: of_all(&datasets) }))
 }
 
-/// The dataset of the held-out pairs. The configuration was checked: where there is no single dataset, the evaluation names its own.
+/// Returns the dataset of the held-out pairs.
+///
+/// The configuration has been validated: without a single dataset, the evaluation names its own.
 pub(super) fn held_out_dataset(config: &TrainConfig) -> Option<PathBuf> {
     config.eval.dataset.clone().or_else(|| config.data.dataset.clone())
 }
 
-/// Refuses held-out pairs of another dataset, before anything is begun.
+/// Refuses held-out pairs of a different dataset, before the run starts.
 pub(super) fn check_held_out(config: &TrainConfig) -> anyhow::Result<()> {
     if let (Some(selection), Some(dataset)) = (&config.eval.selection, held_out_dataset(config)) {
         let manifest = read_manifest(&dataset, &config.loader.remote)?;

@@ -1,5 +1,8 @@
-//! Evaluation on held-out pairs while training, recorded like any other metric: retrieval, and zero-shot classification where classes
-//! are named. It ends early when its time is over or somebody asks the run to stop, and then says on how many pairs it is.
+//! Evaluation on held-out pairs during training: retrieval, and zero-shot classification if classes
+//! are given.
+//!
+//! Its figures are recorded like other metrics. It ends early when its time is over or the run is
+//! asked to stop, and then reports the number of pairs it used.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,44 +26,45 @@ use super::sample_queries;
 use super::stall::{Heartbeat, Phase};
 use super::stop::StopRequest;
 
-/// Pairs encoded at a time: as long as a signal waits.
+/// Pairs encoded at a time. A signal waits that long.
 const AT_ONCE: usize = 32;
 
-/// What is evaluated on. Read before the first step, so that a mistake costs nothing.
+/// The data of the evaluation. Read before the first step, so that a mistake costs nothing.
 pub(super) struct HeldOut {
     selection: Selection,
     dataset: std::path::PathBuf,
     classification: Option<Classification>,
 }
 
-/// What came of an evaluation.
+/// The result of an evaluation.
 #[derive(Debug, Default)]
 pub(super) struct Evaluated {
-    /// For people, one line for each set of weights.
+    /// Text for the log, one line for each set of weights.
     pub(super) lines: Vec<String>,
-    /// By name, as recorded.
+    /// The recorded figures, by name.
     pub(super) values: Vec<(String, f64)>,
-    /// All pairs were encoded, so the numbers are comparable with those of other evaluations.
+    /// Whether all pairs were encoded, so that the figures are comparable with those of other
+    /// evaluations.
     pub(super) whole: bool,
-    /// Somebody asked the run to stop meanwhile: nothing was recorded.
+    /// Whether a stop interrupted the evaluation. Nothing was recorded then.
     pub(super) stopped: bool,
-    /// What the weights, not their average, find for some captions.
+    /// The images that the weights, not their average, find for some captions.
     pub(super) sample_queries: Option<SampleQueries>,
-    /// Of the weights as they are, pair by pair.
+    /// The results of the current weights for each pair.
     pub(super) answers: Option<PairAnswers>,
 }
 
-/// When an evaluation ends before it is done.
+/// The limits that can end an evaluation early.
 #[derive(Clone, Copy)]
 pub(super) struct Limits<'a> {
     pub(super) stop: &'a StopRequest,
-    /// For the weights and their moving average together.
+    /// Time for the weights and their moving average together.
     pub(super) time: Option<Duration>,
 }
 
 impl HeldOut {
-    /// None where the configuration asks for no evaluation.
-    pub(super) fn of(run: &Prepared) -> anyhow::Result<Option<Self>> {
+    /// Reads the data of the evaluation. Returns `None` if the configuration has none.
+    pub(super) fn read(run: &Prepared) -> anyhow::Result<Option<Self>> {
         let eval = &run.config.eval;
         let Some(selection) = &eval.selection else { return Ok(None) };
         let Some(dataset) = held_out_dataset(&run.config) else { return Ok(None) };
@@ -80,7 +84,7 @@ impl HeldOut {
         Ok(Some(Self { selection, dataset, classification }))
     }
 
-    /// Evaluates the weights as they are, and their moving average where there is one.
+    /// Evaluates the current weights, and their moving average if there is one.
     pub(super) fn evaluate(
         &self,
         run: &mut Prepared,
@@ -115,7 +119,7 @@ impl HeldOut {
         Ok(done)
     }
 
-    /// Evaluates the objective itself, of models that give no embeddings.
+    /// Evaluates the objective itself, for models without embeddings.
     fn evaluate_terms(
         &self,
         run: &mut Prepared,
@@ -135,7 +139,7 @@ impl HeldOut {
             for batch in eval_batches(self.texts(run))? {
                 terms.add(&batch?)?;
                 heartbeat.alive();
-                if limits.stop.asked() {
+                if limits.stop.is_requested() {
                     return Ok(Evaluated { whole: false, stopped: true, ..done });
                 }
                 if each.is_some_and(|time| began.elapsed() >= time) {
@@ -145,12 +149,12 @@ impl HeldOut {
             let (samples, of) = (terms.samples(), self.selection.len() as u64);
             done.whole &= samples == of;
             let means = terms.means();
-            let said: Vec<String> =
+            let figures: Vec<String> =
                 means.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
             done.lines.push(format!(
                 "{words}, {samples} of {of} texts after step {}: {}",
                 run.record.step,
-                said.join(", ")
+                figures.join(", ")
             ));
             done.values
                 .extend(means.into_iter().map(|(name, value)| (format!("{group}/{name}"), value)));
@@ -160,7 +164,7 @@ impl HeldOut {
         Ok(done)
     }
 
-    /// The held-out texts, without their images.
+    /// Describes the held-out texts, without their images.
     fn texts(&self, run: &Prepared) -> EvalSpec {
         EvalSpec {
             dataset: self.dataset.clone(),
@@ -179,7 +183,8 @@ impl HeldOut {
         }
     }
 
-    /// Fails with [`TrainerError::Stopped`] where somebody asks the run to stop.
+    /// Evaluates one set of weights. Fails with [`TrainerError::Stopped`] if the run is asked to
+    /// stop.
     fn evaluate_one(
         &self,
         run: &Prepared,
@@ -200,9 +205,9 @@ impl HeldOut {
                 heartbeat.alive();
                 whole = pairs == of || limits.time.is_none_or(|time| began.elapsed() < time);
             }
-            whole && !limits.stop.asked()
+            whole && !limits.stop.is_requested()
         })?;
-        if limits.stop.asked() {
+        if limits.stop.is_requested() {
             return Err(TrainerError::Stopped.into());
         }
         done.whole &= whole;
@@ -211,23 +216,23 @@ impl HeldOut {
         if encoded.uids.is_empty() {
             done.whole = false;
             done.lines.push(format!(
-                "{words}, step {step}: left out, since none of the {of} images could be decoded"
+                "{words}, step {step}: skipped, because none of the {of} images could be decoded"
             ));
             return Ok(());
         }
         let cut = if whole {
             String::new()
         } else {
-            format!(" (the first of {of}: the {budget} s of eval.max_seconds were over)")
+            format!(" (the first of {of}, because eval.max_seconds = {budget} was over)")
         };
 
         if group == "heldout" {
             let (name, dimension) = (&run.record.run, model.encoder.dimension());
-            done.sample_queries = sample_queries::ask(name, step, dataset, &encoded, dimension)?;
+            done.sample_queries = sample_queries::search(name, step, dataset, &encoded, dimension)?;
         }
         let go_on = || {
             heartbeat.alive();
-            !limits.stop.asked()
+            !limits.stop.is_requested()
         };
         let groups = caption_groups(&encoded.captions, false);
         let ranks = pair_ranks(&encoded, model.encoder.dimension(), &groups, &go_on)?;
@@ -242,7 +247,8 @@ impl HeldOut {
         let [r1, r5, r10] = result.image_to_text;
         let [t1, t5, t10] = result.text_to_image;
         let mut line = format!(
-            "{words}, {} pairs{cut} after step {step}: image→text R@1 {r1:.3} R@5 {r5:.3} R@10 {r10:.3}, text→image {t1:.3} {t5:.3} {t10:.3} (chance {:.3})",
+            "{words}, {} pairs{cut} after step {step}: image→text R@1 {r1:.3} R@5 {r5:.3} R@10 \
+             {r10:.3}, text→image {t1:.3} {t5:.3} {t10:.3} (chance {:.3})",
             result.images, result.chance_image_to_text[0]
         );
         let (loss, loss_parts) = run.add_pair_loss(
@@ -256,7 +262,7 @@ impl HeldOut {
             done.answers = Some(answers(step, &encoded, &ranks, loss_parts));
         }
         if let Some(classification) = &self.classification {
-            let found = classification.of(&model, &encoded, &go_on)?;
+            let found = classification.accuracy(&model, &encoded, &go_on)?;
             let named = [
                 ("top1", found.top1),
                 ("top5", found.top5),
@@ -276,7 +282,7 @@ impl HeldOut {
     }
 }
 
-/// Whether a step has a metric.
+/// Returns whether a step has a metric.
 pub(super) fn is_recorded(
     run: &Prepared,
     step: diptych_schemas::Step,
@@ -286,7 +292,7 @@ pub(super) fn is_recorded(
     Ok(row.is_some_and(|row| row.values.iter().any(|(recorded, _)| recorded == name)))
 }
 
-/// The place before a step, from the place after it.
+/// Returns the place in the data before a step, given the place after it.
 pub(super) fn place_before(cursor: SampleIndex, batch_size: u64) -> SampleIndex {
     SampleIndex(cursor.0.saturating_sub(batch_size))
 }

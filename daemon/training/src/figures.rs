@@ -1,4 +1,4 @@
-//! The numbers of one step, made once for all who show, keep or judge them.
+//! The figures of one step, computed once for display, records and guards.
 
 use diptych_pipeline::Batch;
 use diptych_trainer::StepReport;
@@ -6,36 +6,36 @@ use diptych_trainer::StepReport;
 use crate::live::{LOGIT_SCALE, LiveStep};
 use crate::prepare::Prepared;
 
-/// What a step came to.
+/// The figures of a step.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StepFigures {
-    /// Steps done, this one included.
+    /// Steps done, including this one.
     pub(crate) step: u64,
     pub(crate) total_steps: u64,
-    /// From 1.
+    /// StepCounters from 1.
     pub(crate) epoch: u64,
     /// Place in the data after the step.
     pub(crate) next_sample: u64,
     /// Samples of the batch.
     pub(crate) samples: u64,
-    /// Pairs that were learned from; 0: nothing was updated.
+    /// Pairs that were learned from. If 0, nothing was updated.
     pub(crate) pairs: usize,
     pub(crate) loss: f64,
     pub(crate) lr: f64,
-    /// The factor of the logits, of models that have one.
+    /// The factor on the logits, in models that have one.
     pub(crate) logit_scale: Option<f64>,
     /// Figures of the objective by name: `loss/TERM`, `logit_scale`.
     pub(crate) terms: Vec<(String, f64)>,
     pub(crate) grad_norm: f64,
-    /// By how much fp16's gradients are scaled.
+    /// Scale of fp16's gradients.
     pub(crate) loss_scale: Option<f64>,
     pub(crate) overflow: bool,
     /// Whether the step changed no weights.
     pub(crate) skipped: bool,
-    /// Of the whole step.
+    /// Duration of the whole step.
     pub(crate) seconds: f64,
     pub(crate) data_wait_seconds: f64,
-    /// Part of what the device can compute at most, where that was measured.
+    /// Share of the device's ceiling, if that was measured.
     pub(crate) mfu: Option<f64>,
 }
 
@@ -72,7 +72,7 @@ impl StepFigures {
         self.samples as f64 / self.seconds.max(1e-9)
     }
 
-    /// The metrics of the step, by name.
+    /// Returns the metrics of the step, by name.
     pub(crate) fn metrics(&self) -> Vec<(String, f64)> {
         let always = [
             ("loss", self.loss),
@@ -92,7 +92,7 @@ impl StepFigures {
             .collect()
     }
 
-    /// The step as those see it who watch the run.
+    /// Returns the step as listeners receive it.
     pub(crate) fn live(&self, run: &str) -> LiveStep {
         LiveStep {
             run: run.to_owned(),

@@ -1,4 +1,5 @@
-//! The model that a run begins with: its configuration, its tokenizer and its first weights, each as it is named or as the weights imply it.
+//! The initial model of a run: its configuration, tokenizer and weights, as named or as implied by
+//! the weights.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +10,15 @@ use diptych_trainer::{ModelConfig, Part, Trainer, Weights, checkpoint, tokenizer
 
 pub(super) struct FirstModel {
     pub(super) config: ModelConfig,
-    /// None: CLIP's own.
+    /// `None` for CLIP's own tokenizer.
     pub(super) tokenizer: Option<PathBuf>,
-    /// Where the weights lie; runs are their checkpoints' folders.
+    /// Where the weights are. Runs are replaced by the folders of their checkpoints.
     weights: Option<FirstWeights>,
 }
 
 impl FirstModel {
-    /// What a configuration names. Nothing but configurations is read.
-    pub(super) fn of(config: &TrainConfig) -> anyhow::Result<Self> {
+    /// Resolves the model that a configuration names. Reads only configurations, not weights.
+    pub(super) fn choose(config: &TrainConfig) -> anyhow::Result<Self> {
         let ModelChoice { config: name, weights, tokenizer } = &config.model;
         let place = |path: &PathBuf| place(path, &config.state);
         let weights = match weights {
@@ -28,21 +29,22 @@ impl FirstModel {
                 Some(FirstWeights::Towers(TowerWeights { image: image?, text: text? }))
             }
         };
-        // A run that goes on has what it needs in its checkpoints, wherever its first weights are now.
+        // A resumed run has everything in its checkpoints, even if its first weights are gone.
         let whole = weights.as_ref().and_then(FirstWeights::whole).map(Path::to_owned);
         let source = match whole {
             Some(path) if !path.exists() => newest_checkpoint(config)?.or(Some(path)),
             other => other,
         };
-        let implied = source.as_deref().map(ModelConfig::of_weights).transpose()?.flatten();
+        let implied = source.as_deref().map(ModelConfig::from_weights).transpose()?.flatten();
         let named =
             name.as_deref().map(ModelConfig::named_or_file).transpose().context("model.config")?;
         let model = match (named, implied, source.as_deref()) {
             (Some(named), Some(implied), Some(source)) => {
                 if let Some(differences) = named.differences(&implied) {
                     bail!(
-                        "model.config {:?} is another model than model.weights {} (one and the other): {differences}. Leave model.config \
-                         out: the weights say which model they are of",
+                        "model.config {:?} differs from the model of model.weights {} (config and \
+                         weights): {differences}. Remove model.config; the weights name their \
+                         model",
                         name.as_deref().unwrap_or_default(),
                         source.display()
                     );
@@ -52,34 +54,37 @@ impl FirstModel {
             (Some(named), ..) => named,
             (None, Some(implied), _) => implied,
             (None, None, Some(source)) => bail!(
-                "model.config is missing: {} is a file of weights, which does not say of which model. Add model.config beside it, a \
-                 built-in name such as \"ViT-B-32\" or a JSON file in OpenCLIP's form, or name the folder with its configuration",
+                "model.config is missing, and {} is a bare file of weights, which does not name \
+                 its model. Add model.config (a built-in name such as \"ViT-B-32\", or a JSON file \
+                 in OpenCLIP's form), or set model.weights to a folder with a configuration",
                 source.display()
             ),
-            (None, None, None) => bail!("model.config is missing: name a model"),
+            (None, None, None) => {
+                bail!("model.config is missing; set it to a model such as \"ViT-B-32\"")
+            }
         };
         let of_weights = || source.as_deref().and_then(tokenizer_beside);
         Ok(Self { config: model, tokenizer: tokenizer.clone().or_else(of_weights), weights })
     }
 
-    /// Gives the weights, where there are any, to a trainer that has not made a step.
+    /// Loads the weights, if there are any, into a trainer that has not made a step.
     pub(super) fn give_weights(&self, trainer: &mut Trainer) -> anyhow::Result<()> {
         match &self.weights {
             None => {}
             Some(FirstWeights::Whole(path)) => {
                 let weights = Weights::read(path, Some(trainer.model().config()))?;
                 trainer.set_weights(&weights)?;
-                tracing::info!("starts from the weights of {}", path.display());
+                tracing::info!("starting from the weights of {}", path.display());
             }
             Some(FirstWeights::Towers(TowerWeights { image, text })) => {
                 for (part, path) in [(Part::Image, image), (Part::Text, text)] {
                     let Some(path) = path else { continue };
-                    // A file of weights does not say of which model they are: of this one.
+                    // A bare file of weights does not name its model, so it must fit this one.
                     let config = path.is_file().then(|| trainer.model().config());
                     let weights = Weights::read(path, config)?;
                     trainer.set_tower(part, &weights)?;
                     tracing::info!(
-                        "the {} tower starts from the weights of {}",
+                        "starting the {} tower from the weights of {}",
                         part.name(),
                         path.display()
                     );
@@ -90,7 +95,7 @@ impl FirstModel {
     }
 }
 
-/// A file or folder as it is named, or the checkpoint of a run of the state folder.
+/// Returns a file or folder as named, or the checkpoint of a run in the state folder.
 fn place(path: &Path, state: &Path) -> anyhow::Result<PathBuf> {
     let Some(name) = FirstWeights::run_name(path).filter(|_| !path.exists()) else {
         return Ok(path.to_owned());
@@ -106,7 +111,7 @@ fn place(path: &Path, state: &Path) -> anyhow::Result<PathBuf> {
     resolve_run(&named).context("model.weights")
 }
 
-/// The newest whole checkpoint of the run itself.
+/// Finds the newest valid checkpoint of the run itself.
 fn newest_checkpoint(config: &TrainConfig) -> anyhow::Result<Option<PathBuf>> {
     let folder = checkpoint_folder(&config.state, &config.name);
     if !folder.is_dir() {

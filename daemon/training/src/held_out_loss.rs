@@ -17,21 +17,21 @@ use super::live::LiveEvent;
 use super::prepare::Prepared;
 use super::watch::Warning;
 
-/// What a contrastive loss needs at least.
+/// The fewest pairs of a contrastive loss.
 const FEWEST_PAIRS: usize = 2;
 
-/// Evaluations so far, and whether the run overfits by them.
+/// The evaluations so far, and whether the run overfits according to them.
 #[derive(Default)]
 pub(super) struct Overfitting {
     evaluations: Vec<EvaluationFigures>,
-    /// Losses of the steps since the last evaluation, and how many.
+    /// Sum and number of the losses since the last evaluation.
     losses: (f64, u64),
-    /// It is said once, and again after it has ended.
-    said: bool,
+    /// Whether the current overfitting was reported. Reset when it ends.
+    reported: bool,
 }
 
 impl Overfitting {
-    /// Goes on after a step, by what the store and the state folder have of the steps before.
+    /// Restores the state after a step from the store and the state folder.
     pub(super) fn resume(
         store: &Store,
         run: &RunName,
@@ -54,8 +54,8 @@ impl Overfitting {
         let since = metrics.get("loss").map_or(&[][..], Vec::as_slice);
         let since = since.iter().filter(|(step, _)| *step > last);
         let losses = since.fold((0.0, 0), |(sum, count), (_, loss)| (sum + loss, count + 1));
-        let said = HeldOutTrends::of(&evaluations, answers).verdict() == Verdict::Overfits;
-        Ok(Self { evaluations, losses, said })
+        let reported = HeldOutTrends::new(&evaluations, answers).verdict() == Verdict::Overfits;
+        Ok(Self { evaluations, losses, reported })
     }
 
     pub(super) fn step(&mut self, loss: f64) {
@@ -64,7 +64,7 @@ impl Overfitting {
         }
     }
 
-    /// Takes in an evaluation, and gives the warning where the run begins to overfit by it.
+    /// Adds an evaluation. Returns the warning if overfitting begins with it.
     fn evaluated(
         &mut self,
         step: Step,
@@ -74,20 +74,22 @@ impl Overfitting {
         let (sum, count) = std::mem::take(&mut self.losses);
         let metrics = values.iter().map(|(name, value)| (name.clone(), vec![(step.0, *value)]));
         let [figures] = evaluations(&metrics.collect())[..] else { return None };
-        // An evaluation that is made up for comes at the step of the one before.
+        // A repeated evaluation has the step of the one before.
         self.evaluations.retain(|of| of.step < step.0);
         let training_loss = (count > 0).then(|| sum / count as f64);
         self.evaluations.push(EvaluationFigures { training_loss, ..figures });
-        let trends = HeldOutTrends::of(&self.evaluations, answers);
+        let trends = HeldOutTrends::new(&self.evaluations, answers);
         let overfits = trends.verdict() == Verdict::Overfits;
-        let begins = overfits && !self.said;
-        self.said = overfits;
+        let begins = overfits && !self.reported;
+        self.reported = overfits;
         begins.then(|| Warning { kind: EventKind::Overfitting, message: trends.words() })
     }
 }
 
 impl Prepared {
-    /// Adds the objective on encoded pairs to what an evaluation records, and says it in words. Gives the loss of groups of the pairs.
+    /// Adds the objective on encoded pairs to an evaluation's figures.
+    ///
+    /// Returns its description, and the loss of groups of the pairs.
     pub(super) fn add_pair_loss(
         &self,
         (group, encoder, encoded): (&str, &Encoder, &Encoded),
@@ -99,8 +101,8 @@ impl Prepared {
         if encoded.uids.len() < FEWEST_PAIRS {
             return Ok((String::new(), Vec::new()));
         }
-        // Uids are hashes, so in their order pairs of one source are spread over the batches as in training, and each evaluation has
-        // the same batches.
+        // Uids are hashes, so their order spreads pairs of one source over the batches as in
+        // training. Each evaluation has the same batches.
         let mut order: Vec<usize> = (0..encoded.uids.len()).collect();
         order.sort_unstable_by_key(|row| encoded.uids[*row]);
         let sorted = |rows: &[f32]| -> Vec<f32> {
@@ -120,14 +122,15 @@ impl Prepared {
             values.push((format!("{group}/loss_batch_size"), found.batch_size as f64));
             let _ = write!(
                 words,
-                " (in one batch of {}: in the run's batches of {batch_size} it would be higher)",
+                " (in one batch of {}; it would be higher in the run's batches of {batch_size})",
                 found.batch_size
             );
         }
         Ok((words, found.parts))
     }
 
-    /// Records an evaluation of held-out pairs, tells it, and warns where the run begins to overfit.
+    /// Records an evaluation of held-out pairs, sends it to listeners, and warns if the run begins
+    /// to overfit.
     pub(super) fn record_evaluation(
         &mut self,
         values: &[(String, f64)],
@@ -143,7 +146,7 @@ impl Prepared {
         if let Some(answers) = answers
             && let Err(error) = answers.write(&self.config.state, run.as_str())
         {
-            tracing::warn!("the answers to single held-out pairs are not kept: {error:#}");
+            tracing::warn!("cannot store the results of single held-out pairs: {error:#}");
         }
         let answers = PairAnswers::read(&self.config.state, run.as_str());
         if let Some(warning) = self.overfitting.evaluated(step, values, &answers) {
@@ -154,7 +157,7 @@ impl Prepared {
     }
 }
 
-/// What of an evaluation is kept pair by pair.
+/// Collects the results that an evaluation keeps for each pair.
 pub(super) fn answers(
     step: Step,
     encoded: &Encoded,

@@ -1,4 +1,5 @@
-//! Whether the files and folders that a configuration names are there, before anything is opened: a message that names the key.
+//! Checks that the files and folders of a configuration exist, before anything is opened. Messages
+//! name the key.
 
 use std::path::Path;
 
@@ -6,34 +7,38 @@ use anyhow::bail;
 use diptych_schemas::words::nearest;
 use diptych_schemas::{TrainConfig, is_url};
 
-/// Fails for the first that is not there.
+/// Checks all paths. Fails for the first that does not exist.
 pub(super) fn check(config: &TrainConfig) -> anyhow::Result<()> {
     let eval = &config.eval;
     let whole = if config.data.mix.is_empty() { "data" } else { "data.mix" };
     for source in config.data.sources() {
-        exists(&format!("{whole}.dataset"), &source.dataset, "make it with `diptych ingest`")?;
+        exists(&format!("{whole}.dataset"), &source.dataset, "create it with `diptych ingest`")?;
         exists(
             &format!("{whole}.selection"),
             &source.selection,
-            "make it with `diptych split` or `select`",
+            "create it with `diptych split` or `diptych select`",
         )?;
     }
     for (key, path, advice) in [
-        ("model.config", config.model.config_file(), "name a built-in model or a JSON file"),
+        ("model.config", config.model.config_file(), "set it to a built-in model or a JSON file"),
         (
             "model.tokenizer",
             config.model.tokenizer.as_deref(),
-            "name a tokenizer.json or vocab.txt",
+            "set it to a tokenizer.json or vocab.txt",
         ),
-        ("eval.dataset", eval.dataset.as_deref(), "make it with `diptych ingest`"),
-        ("eval.selection", eval.selection.as_deref(), "make it with `diptych split` or `select`"),
-        ("eval.classes", eval.classes.as_deref(), "write one class name a line"),
+        ("eval.dataset", eval.dataset.as_deref(), "create it with `diptych ingest`"),
+        (
+            "eval.selection",
+            eval.selection.as_deref(),
+            "create it with `diptych split` or `diptych select`",
+        ),
+        ("eval.classes", eval.classes.as_deref(), "write one class name per line"),
         (
             "eval.templates",
             eval.templates.as_deref(),
-            "write one prompt a line, with {} for the class",
+            "write one prompt per line, with {} for the class",
         ),
-        ("eval.suite", eval.suite.as_deref(), "name a suite's TOML file"),
+        ("eval.suite", eval.suite.as_deref(), "set it to the TOML file of a suite"),
     ] {
         if let Some(path) = path {
             exists(key, path, advice)?;
@@ -53,10 +58,10 @@ fn exists(key: &str, path: &Path, advice: &str) -> anyhow::Result<()> {
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
-    let wanted = path.file_name().unwrap_or_default().to_string_lossy();
-    let meant = match nearest(&wanted, names.iter().map(String::as_str)) {
-        Some(name) => format!(": did you mean {name}? Otherwise"),
-        None => ":".into(),
+    let missing = path.file_name().unwrap_or_default().to_string_lossy();
+    let meant = match nearest(&missing, names.iter().map(String::as_str)) {
+        Some(name) => format!("; did you mean {name}? Otherwise"),
+        None => ";".into(),
     };
     bail!("{key}: {} does not exist{meant} {advice}", path.display())
 }

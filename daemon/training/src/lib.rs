@@ -1,11 +1,13 @@
-//! A training run from its configuration to its end: prepares, resumes, drives the steps, records, checkpoints, evaluates.
+//! A training run from its configuration to its end: prepare, resume, step, record, checkpoint,
+//! evaluate.
 //!
-//! 1. What decides the weights is checked against what the run began with: a changed configuration is refused, not mixed in.
-//! 2. The place in the data is one integer; weights, moments and that integer are saved together. So a run that was killed
-//!    anywhere goes on to the same weights, bit for bit on the CPU.
-//! 3. Guards watch it: a step that cannot be used is skipped, too many of them lead back to older weights, and what looks wrong is said
-//!    once, in words, and is an event of the run.
-//! 4. A checkpoint exists when its folder is in place and the store names it, in this order.
+//! 1. Settings that affect the weights are compared with those of the run's start. A changed
+//!    configuration is refused, not mixed in.
+//! 2. The place in the data is one integer. Weights, moments and that integer are saved together.
+//!    So a run that was killed at any point resumes to the same weights, bit for bit on the CPU.
+//! 3. Guards watch the run. An unusable step is skipped, and too many of them lead back to older
+//!    weights. A suspicious pattern is reported once, in words, as an event of the run.
+//! 4. A checkpoint exists when its folder is in place and the store has recorded it, in this order.
 
 pub mod checkpoints;
 mod continuing;
@@ -17,6 +19,7 @@ mod held_out_loss;
 mod inputs;
 pub mod live;
 mod machine;
+pub mod metric_docs;
 mod pace;
 pub mod prefetcher;
 mod prepare;
@@ -57,10 +60,10 @@ use stall::{Heartbeat, Phase, Watchdog};
 use stop::StopRequest;
 use watch::Watch;
 
-/// How long a signal may wait while the run waits for data.
+/// The longest that a signal waits while the run waits for data.
 const HEEDED_EVERY: Duration = Duration::from_millis(100);
 
-/// Says where a run stops that goes wrong, and what is left of it.
+/// Describes for an error where the run stops and which checkpoint it has.
 fn stops_before(run: &Prepared) -> String {
     let step = run.record.step.0 + 1;
     match run.last_checkpoint() {
@@ -72,23 +75,24 @@ fn stops_before(run: &Prepared) -> String {
     }
 }
 
-/// What a call of `diptych train` wants beside the configuration.
+/// The options of a call of `diptych train`, in addition to the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Stop as for a signal after so many steps of this call.
+    /// Stop, as for a signal, after this many steps of this call.
     pub stop_after: Option<u64>,
     pub log_progress: bool,
 }
 
-/// What a run has of whoever drives it.
+/// The surroundings of a run, provided by its caller.
 pub struct RunContext<'a> {
     pub stop: StopRequest,
-    /// Opens the store of the configuration's state folder. Called once, when the rest of the configuration was found right.
+    /// Opens the store of the configuration's state folder. Called once, after the rest of the
+    /// configuration was found valid.
     pub open_store: &'a dyn Fn(&Path) -> anyhow::Result<Store>,
     pub live: Live,
 }
 
-/// Trains until the end, or until `caller` asks to stop.
+/// Trains to the end, or until the context's stop is requested.
 pub fn train(
     config: &TrainConfig,
     options: Options,
@@ -98,7 +102,8 @@ pub fn train(
     let mut run = prepare::prepare(config, context)?;
     if run.record.state == RunState::Finished {
         tracing::info!(
-            "run {} is finished: {} steps. To train another, give it another name; to look at it: diptych eval --model {}",
+            "run {} is finished ({} steps). Evaluate it with `diptych eval --model {}`, or start a \
+             new run with another name",
             run.record.run,
             run.record.step,
             run.record.run
@@ -113,9 +118,9 @@ pub fn train(
         Ok(outcome) => Ok(outcome),
         Err(error) => {
             run.record.state = RunState::Failed;
-            // The error that is reported is the first one; the state folder may be the very thing that fails.
+            // The first error is reported. The state folder may be the very thing that fails.
             if let Err(second) = run.save_record(Some(describe(&error))) {
-                tracing::warn!("the end of the run could not be recorded: {}", describe(&second));
+                tracing::warn!("cannot record the end of the run: {}", describe(&second));
             }
             Err(error)
         }
@@ -140,7 +145,7 @@ fn drive(
         }
         suite => suite?,
     };
-    let hooks = RunHooks { held_out: HeldOut::of(run)?, suite, heartbeat, stop };
+    let hooks = RunHooks { held_out: HeldOut::read(run)?, suite, heartbeat, stop };
     run.thin_all_metrics()?;
     hooks.catch_up(run)?;
     let mut loader = run.loader()?;
@@ -151,11 +156,12 @@ fn drive(
     heartbeat.alive();
     loop {
         let done_here = run.trainer.steps_done() - first_step;
-        let asked = || stop.asked() || options.stop_after.is_some_and(|limit| done_here >= limit);
+        let must_stop =
+            || stop.is_requested() || options.stop_after.is_some_and(|limit| done_here >= limit);
         heartbeat.enter(Phase::WaitingForData);
         let started = Instant::now();
         let Ready { batch, uploaded } = loop {
-            if asked() {
+            if must_stop() {
                 drop(batches);
                 return hooks.stopped(run);
             }
@@ -182,10 +188,10 @@ fn drive(
         run.metrics(report.step, batch.next, figures.metrics())?;
         run.thin_metrics()?;
         heartbeat.step(run.record.step, run.record.samples);
-        let told = run.live.step(figures.live(run.record.run.as_str()), figures.samples);
+        let live_step = run.live.step(figures.live(run.record.run.as_str()), figures.samples);
         run.keep_record_fresh()?;
         if let Some(log) = log.as_mut().filter(|_| !report.skipped) {
-            log.step(&told);
+            log.step(&live_step);
         }
         let rolled_back = guard(run, &mut watch, &batch, (&report, &figures), &monitor)?;
         let samples = (batch.first, batch.next);
@@ -194,7 +200,7 @@ fn drive(
     }
 }
 
-/// Lets the guards look at a step. Says whether the run went back to older weights.
+/// Passes a step to the guards. Returns whether the run went back to older weights.
 fn guard(
     run: &mut Prepared,
     watch: &mut Watch,
@@ -214,13 +220,15 @@ fn guard(
     Ok(rolled_back)
 }
 
-/// Puts what could not be decoded into the run's ledger. By pair, so that one that is met again in each epoch, or again after a
-/// resume, counts once and is said once.
+/// Records pairs that could not be decoded in the run's ledger.
+///
+/// Entries are by pair, so that a pair that recurs in each epoch or after a resume counts and is
+/// logged only once.
 fn note_unusable(run: &mut Prepared, batch: &Batch) -> anyhow::Result<()> {
     if batch.skipped.is_empty() {
         return Ok(());
     }
-    // Where the disk fails, an entry may be said again; the ledger has it once.
+    // While the disk fails, an entry may be logged again. The ledger has it once.
     let known = if_disk_works(run.store.ledger(&run.record.run))?.unwrap_or_default();
     for entry in
         batch.skipped.iter().filter(|entry| known.iter().all(|known| known.uid != entry.uid))
@@ -234,7 +242,9 @@ fn note_unusable(run: &mut Prepared, batch: &Batch) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the store answered; nothing while its disk cannot be read or written, which [`records`] tells.
+/// Returns the store's answer, or `None` while its disk cannot be read or written.
+///
+/// [`records`] reports such a failure.
 fn if_disk_works<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -243,7 +253,7 @@ fn if_disk_works<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreErr
     }
 }
 
-/// What happens around the steps: evaluations, checkpoints, the end.
+/// The work around the steps: evaluations, checkpoints, the end.
 struct RunHooks<'a> {
     held_out: Option<HeldOut>,
     suite: Option<Suite>,
@@ -251,7 +261,7 @@ struct RunHooks<'a> {
     stop: &'a StopRequest,
 }
 
-/// Which evaluations are wanted.
+/// A set of evaluations.
 #[derive(Clone, Copy)]
 struct Evaluations {
     held_out: bool,
@@ -264,17 +274,17 @@ impl Evaluations {
     }
 }
 
-/// What is due after a step, by what is counted.
+/// Counters after a step that decide what is due.
 #[derive(Clone, Copy)]
-struct Counted {
+struct StepCounters {
     step: u64,
-    /// Epochs done, where the step is the last of one.
+    /// Number of epochs done, if the step is the last of one.
     epoch: Option<u64>,
     samples: (SampleIndex, SampleIndex),
 }
 
-impl Counted {
-    fn of(run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Self {
+impl StepCounters {
+    fn after(run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Self {
         let step = run.record.step.0;
         Self {
             step,
@@ -293,7 +303,8 @@ impl Counted {
 }
 
 impl RunHooks<'_> {
-    /// Evaluations that were due at the step where the run goes on, and that the end of the last process cut off.
+    /// Repeats evaluations that were due at the current step and were cut off by the end of the
+    /// last process.
     fn catch_up(&self, run: &mut Prepared) -> anyhow::Result<()> {
         let (step, cursor) = (run.record.step, run.record.samples);
         let samples = (evaluation::place_before(cursor, run.config.train.batch_size), cursor);
@@ -310,20 +321,21 @@ impl RunHooks<'_> {
 
     fn evaluations_due(&self, run: &Prepared, samples: (SampleIndex, SampleIndex)) -> Evaluations {
         let eval = &run.config.eval;
-        let counted = Counted::of(run, samples);
-        let on_the_way = counted.step < run.record.total_steps.0;
+        let counters = StepCounters::after(run, samples);
+        let on_the_way = counters.step < run.record.total_steps.0;
         Evaluations {
             held_out: on_the_way
                 && self.held_out.is_some()
-                && counted.due(eval.every_steps, eval.every_epochs, eval.every_samples),
+                && counters.due(eval.every_steps, eval.every_epochs, eval.every_samples),
             suite: on_the_way
                 && self.suite.is_some()
-                && counted.due(eval.suite_every_steps, eval.suite_every_epochs, 0),
+                && counters.due(eval.suite_every_steps, eval.suite_every_epochs, 0),
         }
     }
 
-    /// What is due after a step: evaluations, a checkpoint. Where the run went back to older weights, its checkpoint is under way
-    /// already.
+    /// Does what is due after a step: evaluations and a checkpoint.
+    ///
+    /// If the run went back to older weights, its checkpoint is already in progress.
     fn after_step(
         &self,
         run: &mut Prepared,
@@ -340,7 +352,7 @@ impl RunHooks<'_> {
         let times = (time(run.config.eval.max_seconds), time(run.config.eval.suite_max_seconds));
         let score = self.evaluate(run, evaluations, times)?;
         let config = &run.config.checkpoint;
-        let on_schedule = Counted::of(run, samples).due(
+        let on_schedule = StepCounters::after(run, samples).due(
             config.every_steps,
             config.every_epochs,
             config.every_samples,
@@ -348,7 +360,8 @@ impl RunHooks<'_> {
         let minutes = config.every_minutes;
         let by_time = minutes > 0.0 && run.last_saved.elapsed().as_secs_f64() >= 60.0 * minutes;
         let is_best = score.as_ref().map_or(Ok(false), |score| run.is_among_the_best(score))?;
-        // Within a row of steps without an update nothing changes that is worth saving, and it is no place to go back to.
+        // During a series of steps without an update nothing changes, and it is no place to go back
+        // to.
         if rolled_back || run.guard.in_a_row > 0 {
             return Ok(());
         }
@@ -363,22 +376,25 @@ impl RunHooks<'_> {
         run.start_checkpoint(samples.1, due, score)
     }
 
-    /// Evaluates, says it, and gives the score of the checkpoint of this step. The times are those of the held-out pairs and of the suite.
+    /// Evaluates, logs the results, and returns the score of this step's checkpoint.
+    ///
+    /// The times are for the held-out pairs and for the suite.
     fn evaluate(
         &self,
         run: &mut Prepared,
-        wanted: Evaluations,
+        due: Evaluations,
         times: (Option<Duration>, Option<Duration>),
     ) -> anyhow::Result<Option<Score>> {
         let mut found = Vec::new();
-        if let Some(held_out) = self.held_out.as_ref().filter(|_| wanted.held_out) {
+        if let Some(held_out) = self.held_out.as_ref().filter(|_| due.held_out) {
             found.push(held_out.evaluate(
                 run,
                 Limits { stop: self.stop, time: times.0 },
                 self.heartbeat,
             )?);
         }
-        if let Some(suite) = self.suite.as_ref().filter(|_| wanted.suite && !self.stop.asked()) {
+        if let Some(suite) = self.suite.as_ref().filter(|_| due.suite && !self.stop.is_requested())
+        {
             found.push(suite::evaluate(
                 suite,
                 run,
@@ -389,7 +405,7 @@ impl RunHooks<'_> {
         found.iter().flat_map(|found| &found.lines).for_each(|line| tracing::info!("{line}"));
         if found.iter().any(|found| found.stopped) {
             tracing::info!(
-                "the evaluation after step {} was broken off; it is made up for when the run goes on",
+                "the evaluation after step {} was interrupted; it is repeated when the run resumes",
                 run.record.step
             );
         }
@@ -403,7 +419,7 @@ impl RunHooks<'_> {
         run.record.state = RunState::Stopped;
         run.save_record(Some("stopped on request".into()))?;
         tracing::info!(
-            "stopped after step {} with a checkpoint; the same command goes on from there",
+            "stopped after step {} with a checkpoint; run the same command again to resume",
             run.record.step
         );
         Ok(Outcome::Stopped)
@@ -412,7 +428,7 @@ impl RunHooks<'_> {
     fn finished(&self, run: &mut Prepared) -> anyhow::Result<Outcome> {
         if run.record.step != run.record.total_steps {
             bail!(
-                "the data ended after step {} of {}: this is a bug, please report it",
+                "the data ended after step {} of {}; this is a bug, please report it",
                 run.record.step,
                 run.record.total_steps
             );
@@ -422,7 +438,8 @@ impl RunHooks<'_> {
         if run.config.checkpoint.keep_best == 0 {
             run.save_checkpoint(cursor, Due::End, None)?;
         }
-        // Otherwise it comes first, so that its score is in the checkpoint; what goes wrong in it must not cost the weights.
+        // Otherwise the evaluation comes first, so that its score is in the checkpoint. Its errors
+        // must not cost the weights.
         let evaluated =
             self.evaluate(run, Evaluations { held_out: true, suite: true }, (None, None));
         self.heartbeat.enter(Phase::Checkpoint);
@@ -433,7 +450,7 @@ impl RunHooks<'_> {
             && !evaluation::is_recorded(run, run.record.step, PAIRS)?)
             || (self.suite.is_some()
                 && !evaluation::is_recorded(run, run.record.step, suite::TASKS)?);
-        if self.stop.asked() && is_missing {
+        if self.stop.is_requested() && is_missing {
             return self.stopped(run);
         }
         run.record.state = RunState::Finished;

@@ -1,5 +1,6 @@
-//! What others in this process see of a run while it trains, and what they may ask of it. The run never waits for them: who listens
-//! too slowly misses steps.
+//! The view of a run from other threads while it trains, and their requests to it.
+//!
+//! The run never waits for listeners. A listener that is too slow misses steps.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,42 +16,43 @@ use crate::pace::Pace;
 /// Steps and events that a listener may lag behind.
 const LAG: usize = 256;
 
-/// The name of the logits' factor among the figures of an objective.
+/// The name of the logit scale among the figures of an objective.
 pub const LOGIT_SCALE: &str = "logit_scale";
 
-/// A step that was taken.
+/// A finished step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct LiveStep {
     pub run: String,
     pub step: u64,
     pub total_steps: u64,
-    /// Which pass over the data the step belongs to, from 1.
+    /// The pass over the data that the step belongs to, from 1.
     pub epoch: u64,
     pub samples: u64,
-    /// When it ended, in milliseconds since 1970.
+    /// Time of its end, in milliseconds since 1970.
     pub time_ms: i64,
     pub loss: f64,
     pub lr: f64,
     pub grad_norm: f64,
-    /// Of the whole step.
+    /// Duration of the whole step.
     pub seconds: f64,
-    /// Of this step alone.
+    /// Speed of this step alone.
     pub samples_per_second: f64,
-    /// Over the last minutes, evaluations and checkpoints included: what `eta_seconds` is made of.
+    /// Speed over the last minutes, including evaluations and checkpoints. `eta_seconds` is
+    /// computed from it.
     pub average_samples_per_second: f64,
     pub data_wait_seconds: f64,
-    /// Part of what the device can compute at most, where that was measured.
+    /// Share of the device's ceiling, if that was measured.
     pub mfu: Option<f64>,
-    /// To the end of the run.
+    /// Time to the end of the run.
     pub eta_seconds: f64,
     /// Whether the step changed no weights.
     pub skipped: bool,
-    /// Figures of the objective by name: `loss/TERM`, `logit_scale` and whatever else the run has.
+    /// Figures of the objective by name: `loss/TERM`, `logit_scale` and any others of the run.
     #[serde(flatten)]
     pub terms: BTreeMap<String, f64>,
 }
 
-/// What is told of a run.
+/// News of a run.
 #[derive(Clone, Debug)]
 pub enum LiveEvent {
     Step(LiveStep),
@@ -67,7 +69,7 @@ pub enum LiveEvent {
     },
 }
 
-/// One run's end of it, and that of whoever watches. Clones are the same.
+/// The connection between a run and its listeners. Clones share it.
 #[derive(Clone)]
 pub struct Live(Arc<Shared>);
 
@@ -76,7 +78,7 @@ struct Shared {
     checkpoint: AtomicBool,
     last: Mutex<Option<LiveStep>>,
     pace: Mutex<Pace>,
-    told: broadcast::Sender<LiveEvent>,
+    events: broadcast::Sender<LiveEvent>,
 }
 
 impl Default for Live {
@@ -86,38 +88,38 @@ impl Default for Live {
 }
 
 impl Live {
-    /// Tells everything to those who listen to `told`.
-    pub fn new(told: broadcast::Sender<LiveEvent>) -> Self {
+    /// Makes a connection that sends everything to `events`.
+    pub fn new(events: broadcast::Sender<LiveEvent>) -> Self {
         Self(Arc::new(Shared {
             moves: Arc::default(),
             checkpoint: AtomicBool::new(false),
             last: Mutex::new(None),
             pace: Mutex::default(),
-            told,
+            events,
         }))
     }
 
-    /// A channel of the usual length.
+    /// Makes a channel of the usual length.
     pub fn channel() -> broadcast::Sender<LiveEvent> {
         broadcast::channel(LAG).0
     }
 
-    /// What is told goes there; others may listen to it.
+    /// Returns the sender, to which others can subscribe.
     pub fn sender(&self) -> broadcast::Sender<LiveEvent> {
-        self.0.told.clone()
+        self.0.events.clone()
     }
 
-    /// Counts whatever the run finishes: as long as it changes, the run is alive.
+    /// Returns the counter of everything that the run finishes. While it changes, the run is alive.
     pub fn moves(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.0.moves)
     }
 
-    /// The last step.
+    /// Returns the last step.
     pub fn last(&self) -> Option<LiveStep> {
         self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks for a checkpoint after the step in progress.
+    /// Requests a checkpoint after the step in progress.
     pub fn ask_for_checkpoint(&self) {
         self.0.checkpoint.store(true, Ordering::Relaxed);
     }
@@ -126,7 +128,8 @@ impl Live {
         self.0.checkpoint.swap(false, Ordering::Relaxed)
     }
 
-    /// Tells a step of so many samples that has just ended, and returns it with speed and time to the end.
+    /// Sends a step of `samples` samples that has just ended. Returns it with speed and remaining
+    /// time.
     pub(super) fn step(&self, mut step: LiveStep, samples: u64) -> LiveStep {
         let average = self.0.pace.lock().unwrap_or_else(PoisonError::into_inner).step(
             Instant::now(),
@@ -142,9 +145,9 @@ impl Live {
         step
     }
 
-    pub(super) fn tell(&self, told: LiveEvent) {
-        // Without listeners there is nobody to tell.
-        let _ = self.0.told.send(told);
+    pub(super) fn tell(&self, event: LiveEvent) {
+        // An error means that there are no listeners.
+        let _ = self.0.events.send(event);
     }
 }
 

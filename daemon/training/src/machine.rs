@@ -1,31 +1,31 @@
-//! What the machine can compute at most, and the share of it that a step comes to (MFU).
+//! The machine's ceiling, and the share of it that a step reaches (MFU).
 //!
-//! The share is right or not there. On a machine that others use as well, what it can is easily measured too low, and steps
-//! then come to more than there is. So it counts once two measurements agree in which nothing else took the processor, and no longer
-//! than until a step comes to more.
+//! The share is right or absent. On a shared machine the ceiling is easily measured too low, and
+//! steps would then exceed it. So it counts once two measurements agree during which nothing else
+//! used the processor, and only until a step exceeds it.
 
 use std::time::{Duration, Instant};
 
 use diptych_schemas::Precision;
 use diptych_trainer::{Device, TrainerError, flops};
 
-/// How long a run goes before the first measurement: each takes a second or two, which a short run should not pay.
+/// Time before the first measurement. Each takes a second or two, which a short run should not pay.
 const MEASURED_AFTER: Duration = Duration::from_mins(1);
-/// Before the second one, and twice as long before each further one.
+/// Time before the second measurement. It doubles for each further one.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 const MOST_MEASUREMENTS: u32 = 10;
-/// By how much two measurements may differ that agree.
+/// The largest relative difference between two measurements that agree.
 const AGREE_WITHIN: f64 = 0.1;
-/// Least part of a measurement's time that its thread must have had the processor.
+/// The smallest share of a measurement's time for which its thread must have had the processor.
 const UNDISTURBED: f64 = 0.93;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Machine {
-    /// Operations a second, the most that was measured.
+    /// The largest measured number of operations per second.
     ceiling: f64,
     confirmed: bool,
     measurements: u32,
-    /// When to measure.
+    /// Time of the next measurement.
     next: Instant,
 }
 
@@ -35,14 +35,15 @@ impl Machine {
         Self { ceiling: 0.0, confirmed: false, measurements: 0, next }
     }
 
-    /// Share of what the machine can at most that a step came to, by its operations. None where that is not known.
+    /// Returns the share of the machine's ceiling that a step reached. `None` if it is not known.
     pub(super) fn mfu(&self, flops: f64, seconds: f64) -> Option<f64> {
         (self.confirmed && seconds > 0.0)
             .then(|| flops / seconds / self.ceiling)
             .filter(|share| *share <= 1.0)
     }
 
-    /// Looks at a step, and measures where it is time to. Says once where MFU will not be known.
+    /// Checks a step against the ceiling, and measures if it is time. Logs once if MFU will not be
+    /// known.
     pub(super) fn look(
         &mut self,
         (flops, seconds): (f64, f64),
@@ -75,19 +76,22 @@ impl Machine {
             Err(error) => {
                 self.measurements = MOST_MEASUREMENTS;
                 tracing::warn!(
-                    "MFU is not shown, since what the device can compute cannot be measured: {error}"
+                    "MFU is not shown, because the device's ceiling cannot be measured: {error}"
                 );
             }
         }
         if self.measurements == MOST_MEASUREMENTS && !self.confirmed && self.ceiling > 0.0 {
             tracing::info!(
-                "MFU is not shown: other work on this machine keeps what it can compute from being measured"
+                "MFU is not shown, because other work on this machine disturbs the measurement of \
+                 its ceiling"
             );
         }
     }
 }
 
-/// Says whether this thread had the processor while it did something. Where the system does not say, it had.
+/// Runs `work`, and returns whether this thread had the processor meanwhile.
+///
+/// If the system does not say, it is assumed.
 fn undisturbed<T>(work: impl FnOnce() -> T) -> (T, bool) {
     let (before, started) = (nanoseconds_on_processor(), Instant::now());
     let done = work();
@@ -96,7 +100,8 @@ fn undisturbed<T>(work: impl FnOnce() -> T) -> (T, bool) {
     (done, on_processor.is_none_or(|nanoseconds| nanoseconds as f64 >= UNDISTURBED * took))
 }
 
-/// Of this thread, from Linux's `/proc` (the first number of `schedstat`).
+/// Returns the processor time of this thread from Linux's `/proc` (the first number of
+/// `schedstat`).
 fn nanoseconds_on_processor() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split_ascii_whitespace().next()?.parse().ok()

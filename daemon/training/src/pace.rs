@@ -1,14 +1,17 @@
-//! How fast a run goes, evaluations and checkpoints included: the one estimate that all speeds and times to the end are made of.
+//! The pace of a run, including evaluations and checkpoints: the basis of all speeds and remaining
+//! times.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Over how long the estimate is made, and of how many steps at least and at most.
+/// Time over which the pace is averaged.
 const WINDOW: Duration = Duration::from_mins(2);
+/// Fewest steps over which it is averaged.
 const LEAST_STEPS: usize = 10;
+/// Most steps over which it is averaged.
 const MOST_STEPS: usize = 1000;
 
-/// A place of the run and when it was there.
+/// A position of the run, and its time.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     at: Instant,
@@ -16,11 +19,11 @@ struct Place {
     samples: u64,
 }
 
-/// The last places.
+/// The last positions of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Pace(VecDeque<Place>);
 
-/// What the last steps came to on average.
+/// The average over the last steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Average {
     pub(crate) seconds_a_step: f64,
@@ -28,7 +31,9 @@ pub(crate) struct Average {
 }
 
 impl Pace {
-    /// Takes in a step of so many samples that took `seconds` and has ended now; `samples` is the place in the data after it.
+    /// Adds a step that took `seconds` and has ended now.
+    ///
+    /// `of_step` is its number of samples, and `samples` the place in the data after it.
     pub(crate) fn step(
         &mut self,
         now: Instant,
@@ -65,7 +70,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// The averages of a run whose steps of 64 samples end at these seconds.
+    /// Computes the averages of a run whose steps of 64 samples end at these seconds.
     fn averages(ends: &[f64]) -> Vec<Average> {
         let (start, mut pace, mut before) = (Instant::now(), Pace::default(), 0.0);
         (1..)
@@ -100,7 +105,7 @@ mod tests {
             .chain((1..=400).map(|n| 500.0 + f64::from(n)))
             .collect();
         close(averages(&slow_then_fast)[449].seconds_a_step, 1.0);
-        // Steps that take longer than the window are averaged all the same.
+        // Steps that take longer than the window are averaged nevertheless.
         let slow: Vec<f64> = (1..=30).map(|n| 100.0 * f64::from(n)).collect();
         close(averages(&slow)[29].seconds_a_step, 100.0);
     }

@@ -1,4 +1,5 @@
-//! Batches that are on the device before their step begins: while one is computed with, a thread brings the next one there.
+//! Batches that are on the device before their step begins: a thread uploads the next one during a
+//! step.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,13 +11,13 @@ use anyhow::{Context, bail};
 use diptych_pipeline::{Batch, LoaderError, Waited};
 use diptych_trainer::{DeviceBatch, Uploader};
 
-/// A batch, and the same on the device.
+/// A batch in host memory and on the device.
 pub struct Ready {
     pub batch: Batch,
     pub uploaded: DeviceBatch,
 }
 
-/// What came of waiting for a batch.
+/// The result of waiting for a batch.
 #[expect(clippy::large_enum_variant, reason = "one at a time is handed on, never kept")]
 pub enum Next {
     Ready(Ready),
@@ -24,27 +25,32 @@ pub enum Next {
     Ended,
 }
 
-/// The thread, and the one batch that it holds ready.
+/// A thread that uploads batches, holding one ready.
 pub struct Prefetcher {
-    /// None while it is being left.
+    /// `None` while the prefetcher is dropped.
     ready: Option<Receiver<anyhow::Result<Next>>>,
     left: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Prefetcher {
-    /// `next` gives batches until one is an error. It may say that there is none yet, so that it is heard when nobody wants more.
+    /// Starts the thread. `next` returns batches until one is an error.
+    ///
+    /// `next` must return `NotYet` from time to time, so that the thread notices when the
+    /// prefetcher is dropped.
     pub fn start(
         mut uploader: Uploader,
         mut next: impl FnMut() -> Waited + Send + 'static,
     ) -> anyhow::Result<Self> {
-        // Without room of its own: the thread itself holds the batch that is ready.
+        // The channel has no buffer: the thread itself holds the batch that is ready.
         let (sender, ready) = sync_channel(0);
         let left = Arc::new(AtomicBool::new(false));
         let leaves = Arc::clone(&left);
         let upload = move || {
-            if let Err(error) = uploader.take_own_stream().context("a stream for batches") {
-                // Where nobody waits for a batch, nobody needs the reason.
+            if let Err(error) =
+                uploader.take_own_stream().context("cannot create a stream for batches")
+            {
+                // If nothing waits for a batch, the error has no receiver.
                 let _ = sender.send(Err(error));
                 return;
             }
@@ -63,18 +69,18 @@ impl Prefetcher {
         let thread = std::thread::Builder::new()
             .name("diptych-upload".into())
             .spawn(upload)
-            .context("starting a thread")?;
+            .context("cannot start the upload thread")?;
         Ok(Self { ready: Some(ready), left, thread: Some(thread) })
     }
 
-    /// The next batch, if it is ready within `time`.
+    /// Returns the next batch, if it is ready within `time`.
     pub fn next_within(&self, time: Duration) -> anyhow::Result<Next> {
         match self.ready.as_ref().map(|ready| ready.recv_timeout(time)) {
             Some(Ok(found)) => found,
             Some(Err(RecvTimeoutError::Timeout)) => Ok(Next::NotYet),
-            // After its end or an error nobody asks.
+            // The caller stops after the end or an error.
             Some(Err(RecvTimeoutError::Disconnected)) | None => {
-                bail!("the thread that brings batches to the device ended by itself")
+                bail!("the upload thread ended unexpectedly; this is a bug, please report it")
             }
         }
     }
@@ -94,7 +100,7 @@ impl Drop for Prefetcher {
             && thread.join().is_err()
         {
             tracing::error!(
-                "the thread that brings batches to the device ended by itself: please report it"
+                "the upload thread ended unexpectedly; this is a bug, please report it"
             );
         }
     }

@@ -1,5 +1,7 @@
-//! Opens everything that a run needs, in the order in which a mistake costs least: files and configuration first, then the
-//! state folder, then the model. Decides where the run goes on.
+//! Opens everything that a run needs, and decides where the run continues.
+//!
+//! The order makes mistakes cheap: files and configuration come first, then the state folder, then
+//! the model.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,11 +32,11 @@ use super::records::Records;
 use super::tensorboard::EventWriter;
 use super::warmup;
 
-/// A run that can take its next step.
+/// A run that is ready for its next step.
 pub(crate) struct Prepared {
     pub(super) config: TrainConfig,
     pub(super) store: Store,
-    /// Where the steps write.
+    /// The writer of the steps' records.
     pub(super) records: Records,
     pub(super) record: RunRecord,
     pub(super) trainer: Trainer,
@@ -44,13 +46,13 @@ pub(crate) struct Prepared {
     pub(super) steps_per_epoch: u64,
     pub(super) guard: GuardState,
     pub(super) machine: Machine,
-    /// Where TensorBoard is wanted.
+    /// The TensorBoard writer, if configured.
     pub(super) events: Option<EventWriter>,
-    /// When a checkpoint was begun last, for those that are saved by time.
+    /// Time when the last checkpoint was started, for checkpoints by time.
     pub(super) last_saved: Instant,
-    /// When the record was written last.
+    /// Time when the record was last written.
     pub(super) recorded: Instant,
-    /// Who watches it.
+    /// The connection to listeners.
     pub(super) live: Live,
     pub(super) overfitting: Overfitting,
     spec: TrainerSpec,
@@ -60,7 +62,7 @@ pub(crate) struct Prepared {
 
 pub(super) fn prepare(config: &TrainConfig, context: &RunContext<'_>) -> anyhow::Result<Prepared> {
     inputs::check(config)?;
-    let first = FirstModel::of(config)?;
+    let first = FirstModel::choose(config)?;
     let model = first.config.clone();
     let eval = &config.eval;
     for (key, is_given) in [
@@ -70,7 +72,7 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext<'_>) -> anyhow:
     ] {
         if is_given {
             model.dual_encoder().with_context(|| {
-                format!("{key} is of embeddings of images and texts: leave it out")
+                format!("{key} needs a model with embeddings of images and texts; remove the key")
             })?;
         }
     }
@@ -79,7 +81,8 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext<'_>) -> anyhow:
         && tokenizer.vocabulary_size() as i64 > texts.vocab_size
     {
         bail!(
-            "the tokenizer has {} tokens, the model's vocab_size is {}: name the tokenizer that belongs to the model (model.tokenizer)",
+            "the tokenizer has {} tokens, but the model's vocab_size is {}; set model.tokenizer to \
+             the tokenizer of the model",
             tokenizer.vocabulary_size(),
             texts.vocab_size
         );
@@ -96,7 +99,8 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext<'_>) -> anyhow:
             .map(|source| source.selection.display().to_string())
             .collect();
         bail!(
-            "{} selects {samples} pairs, less than one batch of {}: select more, or lower train.batch_size",
+            "{} selects {samples} pairs, less than one batch of {}; select more pairs, or lower \
+             train.batch_size",
             selections.join(" and "),
             config.train.batch_size
         );
@@ -165,7 +169,8 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext<'_>) -> anyhow:
     };
     record.host = host();
     tracing::info!(
-        "run {}: {} on {device} with {threads} threads; {samples} pairs an epoch, {steps_per_epoch} steps, {total_steps} in all; the learning rate rises for {} of them",
+        "run {}: {} on {device} with {threads} threads; {samples} pairs and {steps_per_epoch} \
+         steps per epoch, {total_steps} steps in total; warm-up of {} steps",
         config.name,
         config.model.name(),
         config.optimizer.warmup(config.train.batch_size, total_steps.0 * config.train.batch_size)
@@ -200,24 +205,24 @@ pub(super) fn prepare(config: &TrainConfig, context: &RunContext<'_>) -> anyhow:
     Ok(prepared)
 }
 
-/// The machine's name, where the system says it.
+/// Returns the machine's name, if the system provides it.
 fn host() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
-/// What masking tokens must know of a tokenizer. None where it has no token for what is masked.
+/// Returns the parts of a tokenizer that masking needs. `None` if it has no mask token.
 fn vocabulary(tokenizer: &Tokenizer) -> Option<MaskVocabulary> {
     let TokenKinds { mask, special, continuations } = tokenizer.kinds();
     Some(MaskVocabulary { size: tokenizer.vocabulary_size(), mask: mask?, special, continuations })
 }
 
 impl Prepared {
-    /// Brings the store in line with the checkpoints on the disk and takes up the newest one that is whole.
+    /// Reconciles the store with the checkpoints on disk, and restores the newest valid one.
     fn resume(&mut self) -> anyhow::Result<()> {
         checkpoint::remove_unfinished(&self.checkpoints)?;
         let (newest, rejected) = checkpoint::newest(&self.checkpoints)?;
         for (path, error) in &rejected {
-            tracing::warn!("{}: passed over: {error}", path.display());
+            tracing::warn!("skipping {}: {error}", path.display());
         }
         let on_disk = checkpoint::list(&self.checkpoints)?;
         let whole = on_disk
@@ -230,7 +235,7 @@ impl Prepared {
         let reconciled = self.store.reconcile_checkpoints(&self.record.run, &records)?;
         if !reconciled.restored.is_empty() {
             tracing::info!(
-                "{} checkpoints on the disk were not in the store; they are now",
+                "recorded {} checkpoints that were on disk but not in the store",
                 reconciled.restored.len()
             );
         }
@@ -241,19 +246,24 @@ impl Prepared {
                 || manifest.selection_hash != self.record.selection_hash
             {
                 bail!(
-                    "{} belongs to a run with another configuration or selection. Give this run another name, or move that folder away",
+                    "{} belongs to a run with another configuration or selection. Give this run \
+                     another name, or move that folder away",
                     newest.folder.display()
                 );
             }
             if self.config.lora.is_wanted() {
-                // A checkpoint has the sums; LoRA goes on beside the weights that it began with.
+                // A checkpoint has the sums, while LoRA needs its base weights.
                 self.first.give_weights(&mut self.trainer)?;
             }
             self.trainer.restore(&newest.folder)?;
             self.record.step = manifest.step;
             self.record.samples = manifest.samples;
             self.guard = manifest.guard.clone();
-            tracing::info!("goes on after step {} from {}", manifest.step, newest.folder.display());
+            tracing::info!(
+                "resuming after step {} from {}",
+                manifest.step,
+                newest.folder.display()
+            );
         } else {
             self.record.step = Step(0);
             self.record.samples = SampleIndex(0);
@@ -264,7 +274,7 @@ impl Prepared {
         }
         let forgotten = self.store.truncate_metrics(&self.record.run, self.record.step)?;
         if forgotten > 0 {
-            tracing::info!("steps after {} are done again", self.record.step);
+            tracing::info!("repeating the steps after {}", self.record.step);
         }
         let (state, run) = (&self.config.state, &self.record.run);
         PairAnswers::forget_after(state, run.as_str(), self.record.step.0)?;
@@ -283,24 +293,24 @@ impl Prepared {
         let begin = |folder: PathBuf| {
             EventWriter::begin(&folder.join(&self.config.name), self.record.step.0)
         };
-        // A finished run has nothing more to tell.
+        // A finished run writes no more events.
         self.events =
             board.filter(|_| self.record.state != RunState::Finished).map(begin).transpose()?;
         Ok(())
     }
 
-    /// Weights and moments as they were before the first step.
-    pub(super) fn begin_again(&mut self) -> anyhow::Result<()> {
+    /// Resets weights and moments to those before the first step.
+    pub(super) fn restart(&mut self) -> anyhow::Result<()> {
         self.trainer = Trainer::new(&self.spec)?;
         self.first.give_weights(&mut self.trainer)
     }
 
-    /// Measures what the machine can, between two steps, where it is time to.
+    /// Measures the machine between two steps, if it is time.
     pub(super) fn measure_machine(&mut self, flops: f64, seconds: f64) {
         self.machine.look((flops, seconds), self.spec.device, self.config.train.precision);
     }
 
-    /// The batches from where the run stands to its end.
+    /// Opens the loader of batches from the current place to the end of the run.
     pub(super) fn loader(&self) -> anyhow::Result<Loader> {
         let spec = LoaderSpec {
             sources: self.sources.clone(),
@@ -317,6 +327,6 @@ impl Prepared {
             rank: 0,
             ranks: 1,
         };
-        train_loader(spec).context("starting the loader")
+        train_loader(spec).context("cannot start the loader")
     }
 }

@@ -1,4 +1,4 @@
-//! A run's progress in one line: a bar shows it on a terminal, a log now and then. The loss is smoothed.
+//! A run's progress in one line, for a progress bar or a periodic log. The loss is smoothed.
 
 use std::time::{Duration, Instant};
 
@@ -6,9 +6,9 @@ use diptych_schemas::words::duration;
 
 use crate::live::{LOGIT_SCALE, LiveStep};
 
-/// Between lines of the log.
+/// Time between lines of the log.
 const LINE_EVERY: Duration = Duration::from_secs(30);
-/// How much of the past the displayed rates forget with each step.
+/// The weight of a new value in the displayed figures.
 const FORGET: f64 = 0.1;
 
 /// The smoothed figures of a run.
@@ -20,7 +20,7 @@ pub struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// Takes in a step that updated the weights.
+    /// Adds a step that updated the weights.
     pub fn update(&mut self, step: &LiveStep) {
         blend(&mut self.data_wait, step.data_wait_seconds / step.seconds.max(1e-9));
         blend(&mut self.loss, step.loss);
@@ -29,7 +29,7 @@ impl ProgressLine {
         }
     }
 
-    /// The line after a step, with the memory of this process in bytes, where that is known.
+    /// Formats the line after a step, with this process's memory in bytes, if known.
     pub fn text(&self, step: &LiveStep, memory: Option<u64>) -> String {
         let LiveStep { epoch, lr, grad_norm, terms, .. } = step;
         let scale =
@@ -37,7 +37,8 @@ impl ProgressLine {
         let loss = self.loss.unwrap_or(step.loss);
         let rate = step.average_samples_per_second;
         let text = format!(
-            "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}{scale}  grad {grad_norm:.2}  {} samples/s  wait {:.0}%",
+            "epoch {epoch}  loss {loss:.3}  lr {lr:.2e}{scale}  grad {grad_norm:.2}  {} samples/s  \
+             wait {:.0}%",
             if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") },
             100.0 * self.data_wait.unwrap_or(0.0)
         );
@@ -49,7 +50,7 @@ impl ProgressLine {
     }
 }
 
-/// Logs the line of a run now and then, and at its last step.
+/// A periodic log of a run's line, which includes its first and last step.
 pub(crate) struct ProgressLog {
     line: ProgressLine,
     logged: Option<Instant>,
@@ -62,7 +63,7 @@ impl ProgressLog {
 
     pub(crate) fn step(&mut self, step: &LiveStep) {
         self.line.update(step);
-        // The first step at once, so that one sees that it trains.
+        // The first step is logged at once, so that the user sees that training works.
         if self.logged.is_none_or(|logged| logged.elapsed() >= LINE_EVERY)
             || step.step == step.total_steps
         {
@@ -82,7 +83,7 @@ fn blend(smoothed: &mut Option<f64>, new: f64) {
     *smoothed = Some(smoothed.map_or(new, |old| old + FORGET * (new - old)));
 }
 
-/// Memory that this process holds on the host, where the system says so.
+/// Returns the host memory of this process, if the system provides it.
 pub fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -111,7 +112,8 @@ mod tests {
         };
         let mut line = ProgressLine::default();
         line.update(&step);
-        let text = "epoch 2  loss 3.500  lr 5.00e-4  scale 14.3  grad 0.79  64.0 samples/s  wait 10%  MFU 41%  1.5 GiB";
+        let text = "epoch 2  loss 3.500  lr 5.00e-4  scale 14.3  grad 0.79  64.0 samples/s  wait \
+                    10%  MFU 41%  1.5 GiB";
         assert_eq!(line.text(&step, Some(3 << 29)), text);
         let less = LiveStep { mfu: None, average_samples_per_second: 6400.0, ..step };
         let mut line = ProgressLine::default();

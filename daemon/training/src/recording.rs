@@ -1,4 +1,4 @@
-//! What a run records of itself while it trains: metrics, and how far it is.
+//! A run's own records during training: metrics and progress.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use diptych_store::{MetricRow, Milliseconds};
 use super::if_disk_works;
 use super::prepare::Prepared;
 
-/// How old the record of a run may be while it trains. Each time the store waits for the disk.
+/// The greatest age of a run's record during training. Each write waits for the disk.
 const RECORDED_EVERY: Duration = Duration::from_secs(10);
 
 impl Prepared {
@@ -18,7 +18,7 @@ impl Prepared {
         samples: SampleIndex,
         values: Vec<(String, f64)>,
     ) -> anyhow::Result<()> {
-        // Not a number has no place in a chart; a step whose loss is none is an event.
+        // NaN has no place in a chart. A step with such a loss is an event.
         let values: Vec<_> = values.into_iter().filter(|(_, value)| value.is_finite()).collect();
         if let Some(events) = &mut self.events {
             events.write(step.0, &values);
@@ -26,7 +26,7 @@ impl Prepared {
         Ok(self.records.metrics(MetricRow { step, samples, time: Milliseconds::now(), values })?)
     }
 
-    /// Figures of an earlier step, which keeps its time.
+    /// Records figures of an earlier step, which keeps its time.
     pub(super) fn metrics_of(
         &mut self,
         step: Step,
@@ -39,7 +39,7 @@ impl Prepared {
         Ok(self.records.figures(step, samples, values)?)
     }
 
-    /// Records how far the run is, now and then: others read it while it trains.
+    /// Records the run's progress periodically, because others read it during training.
     pub(super) fn keep_record_fresh(&mut self) -> anyhow::Result<()> {
         if self.recorded.elapsed() >= RECORDED_EVERY {
             self.recorded = Instant::now();

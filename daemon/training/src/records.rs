@@ -1,9 +1,9 @@
-//! What a run writes to its store: metrics, events, entries of the ledger, checkpoints. While the disk cannot be written, they
-//! wait in memory, within a bound, and the run goes on: it is worth more than they are.
+//! The writes of a run to its store: metrics, events, ledger entries and checkpoints.
 //!
+//! While the disk cannot be written, they wait in memory, up to a bound, and the run continues.
 //! 1. The order of writes is kept.
-//! 2. Only what the disk is to blame for is waited for. Damage ends the run.
-//! 3. The outage is an event of the run: told when it begins, recorded when it has ended.
+//! 2. Only failures of the disk are waited for. Damage ends the run.
+//! 3. The outage is an event of the run: sent to listeners when it begins, recorded when it ends.
 
 use std::collections::VecDeque;
 
@@ -15,14 +15,15 @@ use diptych_store::{
 
 use super::live::{Live, LiveEvent};
 
-/// Steps of metrics that wait at most: some ten megabytes. Of more, every other one is left out, so that the curve stays.
+/// Most steps of metrics that wait, about ten megabytes. Beyond that every other one is dropped, so
+/// that the curve stays.
 const MOST_METRICS: usize = 20_000;
-/// Everything else that waits at most.
+/// Most other entries that wait.
 const MOST_OTHERS: usize = 2_000;
 /// Steps of metrics that are written at once.
 const WRITTEN_AT_ONCE: usize = 500;
 
-/// Something that is to be written.
+/// A pending write.
 enum Entry {
     Metrics(MetricRow),
     /// Figures of an earlier step, which keeps its time.
@@ -36,23 +37,23 @@ enum Entry {
     Checkpoint(CheckpointRecord, Box<RunRecord>),
 }
 
-/// The writing end of a run's store.
+/// A writer to a run's store.
 pub(super) struct Records {
     store: Store,
     run: RunName,
     live: Live,
-    /// Where the run stands.
+    /// The current step and place in the data.
     place: (Step, SampleIndex),
-    /// What the disk could not take yet, the oldest first.
+    /// Entries that the disk could not take yet, the oldest first.
     waiting: VecDeque<Entry>,
-    /// What happened when the disk began to fail.
+    /// The current failure of the disk.
     outage: Option<Outage>,
 }
 
 struct Outage {
     since: (Step, SampleIndex),
     error: String,
-    /// Steps of metrics and other entries that there was no room for in memory.
+    /// Number of steps of metrics and other entries that did not fit in memory.
     left_out: u64,
 }
 
@@ -62,7 +63,7 @@ impl Records {
         Self { store, run, live, place, waiting: VecDeque::new(), outage: None }
     }
 
-    /// The run stands at a step now.
+    /// Sets the current step and place in the data.
     pub(super) fn at(&mut self, step: Step, samples: SampleIndex) {
         self.place = (step, samples);
     }
@@ -97,17 +98,17 @@ impl Records {
         self.write(Entry::Checkpoint(checkpoint, Box::new(run.clone())))
     }
 
-    /// Whether everything was written.
+    /// Returns whether everything was written.
     pub(super) fn is_up_to_date(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Writes what waits. That it cannot be written is an error here: nothing comes after this call.
+    /// Writes pending entries. Fails if they cannot be written, because nothing follows.
     pub(super) fn finish(&mut self) -> Result<(), StoreError> {
         self.try_to_write()
     }
 
-    /// Writes what waits and this entry, or keeps them for later.
+    /// Writes pending entries and this one, or keeps them for later.
     fn write(&mut self, entry: Entry) -> Result<(), StoreError> {
         self.waiting.push_back(entry);
         match self.try_to_write() {
@@ -152,16 +153,17 @@ impl Records {
             self.waiting.drain(..written);
         }
         match self.outage.take() {
-            Some(outage) => self.tell_its_end(&outage),
+            Some(outage) => self.report_end(&outage),
             None => Ok(()),
         }
     }
 
-    /// Says once that the disk fails, and keeps within the bounds.
+    /// Reports once that the disk fails, and drops entries beyond the bounds.
     fn keep(&mut self, error: &StoreError) {
         let outage = self.outage.get_or_insert_with(|| {
             let message = format!(
-                "{error}. Training goes on; metrics, events and the names of checkpoints are kept in memory until they can be written"
+                "{error}. Training continues; metrics, events and records of checkpoints stay in \
+                 memory until they can be written"
             );
             tracing::error!("step {}: {message}", self.place.0);
             self.live.tell(LiveEvent::Event(event(&self.run, self.place, message)));
@@ -183,13 +185,14 @@ impl Records {
         }
     }
 
-    fn tell_its_end(&mut self, outage: &Outage) -> Result<(), StoreError> {
+    fn report_end(&mut self, outage: &Outage) -> Result<(), StoreError> {
         let left_out = match outage.left_out {
             0 => String::new(),
-            count => format!("; {count} entries for which there was no room in memory are missing"),
+            count => format!("; {count} entries did not fit in memory and are missing"),
         };
         let message = format!(
-            "from step {} to step {} the store could not be written: {}. What was kept in memory since is written now{left_out}",
+            "the store could not be written from step {} to step {}: {}. The entries kept in \
+             memory are now written{left_out}",
             outage.since.0, self.place.0, outage.error
         );
         tracing::warn!("{message}");

@@ -1,25 +1,29 @@
-//! Steps that cannot be used, and the way back: after so many in a row, weights and moments become those of an older checkpoint, and
-//! the run goes on with the next step and the next samples.
+//! Unusable steps and roll-backs: after too many in a row, the run returns to the weights and
+//! moments of an older checkpoint.
 //!
-//! What lies between is passed over: the batches that led there and those that failed. Weights that are redone from the same
-//! checkpoint over the same batches would be the same again, so going back alone would help nobody. Where it goes back to follows
-//! from the run's state and its configuration, so a run that was killed on the way goes back to the same place.
+//! It then continues with the next step and the next samples. The batches in between are skipped,
+//! because the same batches from the same checkpoint would lead to the same failure. The target
+//! depends only on the run's state and configuration, so a run that was killed meanwhile returns to
+//! the same place.
 
 use anyhow::bail;
 use diptych_pipeline::Batch;
 use diptych_schemas::{SampleIndex, Step, Uid};
 use diptych_store::{EventKind, EventRecord, Milliseconds};
-use diptych_trainer::checkpoint::{self, Found};
+use diptych_trainer::checkpoint::{self, StoredCheckpoint};
 use diptych_trainer::{Due, RollBack, StepReport};
 
 use super::prepare::Prepared;
 use super::watch::Warning;
 
-/// Steps with an update, in units of `guard.max_skipped_steps`, after which a roll-back was worth it.
+/// Steps with an update, in units of `guard.max_skipped_steps`, after which the run counts as
+/// making progress.
 const PROGRESS: u64 = 10;
 
 impl Prepared {
-    /// Counts a step, and rolls back where it is the last of too many without an update. Says whether it did.
+    /// Counts a step, and rolls back if it is the last of too many without an update.
+    ///
+    /// Returns whether it rolled back.
     pub(super) fn count_step(
         &mut self,
         batch: &Batch,
@@ -35,11 +39,12 @@ impl Prepared {
         self.guard.skipped();
         let StepReport { loss, grad_norm, .. } = report;
         let message = format!(
-            "the loss is {loss} and the gradient norm {grad_norm}: the step changed nothing"
+            "the loss is {loss} and the gradient norm {grad_norm}; the step changed nothing"
         );
         if self.guard.in_a_row == 1 {
             tracing::warn!(
-                "step {}: {message}. After {limit} such steps in a row the run goes back to older weights",
+                "step {}: {message}. After {limit} such steps in a row the run returns to older \
+                 weights",
                 report.step
             );
         }
@@ -51,7 +56,7 @@ impl Prepared {
         Ok(true)
     }
 
-    /// Records what a guard noticed, at the step where the run is.
+    /// Records a guard's warning at the current step.
     pub(super) fn record_event(&mut self, warning: &Warning, pairs: &[Uid]) -> anyhow::Result<()> {
         let event = EventRecord {
             run: self.record.run.clone(),
@@ -68,8 +73,9 @@ impl Prepared {
         let (step, cursor) = (self.record.step, self.record.samples);
         if self.guard.in_vain >= self.config.guard.max_roll_backs {
             bail!(
-                "step {step}: {} steps in a row had a loss or gradient that is NaN or infinite, and going back to older weights did not \
-                 help {} times. {} The pairs of those steps: diptych sql \"SELECT * FROM event_pairs WHERE run = '{}'\" --state {}",
+                "step {step}: {} steps in a row had a loss or gradient that is NaN or infinite, \
+                 and {} returns to older weights did not help. {} List the pairs of those steps \
+                 with: diptych sql \"SELECT * FROM event_pairs WHERE run = '{}'\" --state {}",
                 self.guard.in_a_row,
                 self.guard.in_vain,
                 ADVICE,
@@ -83,8 +89,9 @@ impl Prepared {
         self.trainer.pass_to(step);
         self.guard.rolled_back(RollBack { after: step, to, first, next: cursor });
         let message = format!(
-            "after {failed} steps in a row without an update, weights and moments are again those of step {to}. The samples from {first} up \
-             to {cursor} are passed over; the pairs of the steps that failed are in event_pairs. Roll-back {} of {} without progress",
+            "returned to the weights and moments of step {to} after {failed} steps in a row \
+             without an update. The samples from {first} to {cursor} are skipped; the pairs of the \
+             failed steps are in event_pairs. Roll-back {} of {} without progress",
             self.guard.in_vain, self.config.guard.max_roll_backs
         );
         tracing::warn!("step {step}: {message}");
@@ -92,31 +99,33 @@ impl Prepared {
         self.start_checkpoint(cursor, Due::RollBack, None)
     }
 
-    /// Restores the checkpoint to go back to, or the weights that the run began with where there is none. Gives its step and its
-    /// place in the data. `last_used` is the last step with an update.
+    /// Restores an older checkpoint, or the run's initial weights if there is none.
+    ///
+    /// Returns its step and its place in the data. `last_used` is the last step with an update.
     fn take_older_weights(&mut self, last_used: Step) -> anyhow::Result<(Step, SampleIndex)> {
         let mut candidates = self.good_checkpoints(last_used)?;
-        // The longer it does not help, the older the weights.
+        // Each attempt without progress goes back further.
         let newest = candidates.len().saturating_sub(1 + self.guard.in_vain as usize);
         candidates.truncate(newest + 1);
-        while let Some(Found { folder, .. }) = candidates.pop() {
+        while let Some(StoredCheckpoint { folder, .. }) = candidates.pop() {
             match self.trainer.restore(&folder) {
                 Ok(manifest) => return Ok((manifest.step, manifest.samples)),
-                Err(error) => tracing::warn!("{}: passed over: {error}", folder.display()),
+                Err(error) => tracing::warn!("skipping {}: {error}", folder.display()),
             }
         }
-        self.begin_again()?;
+        self.restart()?;
         Ok((Step(0), SampleIndex(0)))
     }
 
-    /// Checkpoints whose weights gave at least one step with an update, the oldest first.
+    /// Lists the checkpoints whose weights led to at least one step with an update, the oldest
+    /// first.
     ///
-    /// Those that depend on when somebody stopped the run, or on the clock, are left out, so that every run with this
-    /// configuration goes back to the same one; but for a run that has no others.
-    fn good_checkpoints(&self, last_used: Step) -> anyhow::Result<Vec<Found>> {
+    /// Checkpoints that depend on a stop or on the clock are left out, so that every run with this
+    /// configuration returns to the same one. They are used only if a run has no others.
+    fn good_checkpoints(&self, last_used: Step) -> anyhow::Result<Vec<StoredCheckpoint>> {
         let scheduled = self.saves_on_schedule();
         let mut found = checkpoint::list(&self.checkpoints)?.valid;
-        found.retain(|Found { manifest, .. }| {
+        found.retain(|StoredCheckpoint { manifest, .. }| {
             manifest.step < last_used
                 && manifest.guard.in_a_row == 0
                 && (manifest.due == Due::Schedule || !scheduled)
@@ -130,7 +139,9 @@ impl Prepared {
     }
 }
 
-const ADVICE: &str = "The usual causes are a learning rate that is too high or too short a warm-up, no gradient clip, and weights that hold \
-    NaN or infinity. Lower optimizer.lr, raise optimizer.warmup_steps or set optimizer.clip_grad_norm, give the run another name, and \
-    let model.weights name a checkpoint from before this, or begin anew; leave pairs out of the selection where it is always \
-    the same ones.";
+const ADVICE: &str = "Usual causes are a learning rate that is too high, a warm-up that is too \
+                      short, no gradient clipping, and weights with NaN or infinity. Lower \
+                      optimizer.lr, raise optimizer.warmup_steps or set optimizer.clip_grad_norm, \
+                      and start a new run with another name, from scratch or with model.weights \
+                      set to an earlier checkpoint. If the same pairs fail each time, remove them \
+                      from the selection.";

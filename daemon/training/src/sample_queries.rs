@@ -1,5 +1,7 @@
-//! What an evaluation finds for a few held-out captions, for people to look at: the same captions each time, so that one sees the
-//! model learn. It uses the evaluation's embeddings and draws nothing.
+//! The images that an evaluation finds for a few held-out captions, for display.
+//!
+//! The captions are the same each time, so that the user sees the model learn. The embeddings are
+//! the evaluation's, and nothing is drawn at random.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,15 +14,16 @@ use diptych_trainer::evaluate::{Rows, cosines};
 
 use super::prepare::Prepared;
 
-/// Captions that are asked for.
+/// Number of captions.
 const QUERIES: usize = 8;
-/// Images that are kept of each.
+/// Number of images kept for each.
 const FOUND: usize = 5;
-/// Characters of a caption that are kept.
+/// Characters kept of a caption.
 const CAPTION: usize = 300;
 
-/// Asks the fixed captions among the evaluated images. None where the weights give no finite embeddings.
-pub(super) fn ask(
+/// Searches the evaluated images for the fixed captions. Returns `None` if embeddings are not
+/// finite.
+pub(super) fn search(
     run: &RunName,
     step: Step,
     dataset: &Path,
@@ -31,15 +34,15 @@ pub(super) fn ask(
     if encoded.uids.is_empty() || !finite(&encoded.images) || !finite(&encoded.texts) {
         return Ok(None);
     }
-    let asked = fixed_captions(encoded);
-    let texts: Vec<f32> = asked
+    let captions = fixed_captions(encoded);
+    let texts: Vec<f32> = captions
         .iter()
         .flat_map(|row| &encoded.texts[row * dimension..][..dimension])
         .copied()
         .collect();
     let images = Rows { values: &encoded.images, dimension };
     let scores = cosines(Rows { values: &texts, dimension }, images)?;
-    let queries = asked.iter().zip(scores.chunks_exact(encoded.uids.len()));
+    let queries = captions.iter().zip(scores.chunks_exact(encoded.uids.len()));
     Ok(Some(SampleQueries {
         run: run.clone(),
         step,
@@ -49,11 +52,11 @@ pub(super) fn ask(
     }))
 }
 
-/// Keeps them beside the metrics. A disk that is full costs the pictures, not the run.
+/// Stores the queries next to the metrics. A full disk costs the queries, but not the run.
 pub(super) fn record(run: &Prepared, queries: Option<&SampleQueries>) -> anyhow::Result<()> {
     match queries.map(|queries| run.store.put_sample_queries(queries)) {
         Some(Err(error)) if error.is_environmental() => {
-            tracing::warn!("the sample queries of step {} are not kept: {error}", run.record.step);
+            tracing::warn!("cannot store the sample queries of step {}: {error}", run.record.step);
             Ok(())
         }
         Some(written) => Ok(written?),
@@ -61,8 +64,9 @@ pub(super) fn record(run: &Prepared, queries: Option<&SampleQueries>) -> anyhow:
     }
 }
 
-/// Rows of the captions, all different. Uids are hashes, so the smallest are a fair sample, and the same one in every evaluation
-/// and run.
+/// Selects the rows of the captions, all different.
+///
+/// Uids are hashes, so the smallest are a fair sample. It is the same in every evaluation and run.
 fn fixed_captions(encoded: &Encoded) -> Vec<usize> {
     let mut rows: Vec<usize> = (0..encoded.uids.len()).collect();
     rows.sort_unstable_by_key(|row| encoded.uids[*row]);
@@ -71,7 +75,7 @@ fn fixed_captions(encoded: &Encoded) -> Vec<usize> {
     rows
 }
 
-/// `scores`: [N], of the caption with all images.
+/// Ranks all images by `scores`, `[N]`, their cosines with a caption.
 fn answer(encoded: &Encoded, row: usize, scores: &[f32]) -> SampleQuery {
     let caption = &encoded.captions[row];
     let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -99,7 +103,7 @@ mod tests {
     use super::*;
     use diptych_schemas::Uid;
 
-    /// Pairs whose images and captions point to these angles in degrees.
+    /// Makes pairs whose images and captions point in these directions, in degrees.
     fn encoded(pairs: &[(u8, &str, f32, f32)]) -> Encoded {
         let at = |degrees: f32| [degrees.to_radians().cos(), degrees.to_radians().sin()];
         Encoded {
@@ -111,9 +115,9 @@ mod tests {
         }
     }
 
-    fn ask_of(encoded: &Encoded) -> Option<SampleQueries> {
+    fn search_in(encoded: &Encoded) -> Option<SampleQueries> {
         let run = RunName::new("run").unwrap();
-        ask(&run, Step(3), Path::new("/data"), encoded, 2).unwrap()
+        search(&run, Step(3), Path::new("/data"), encoded, 2).unwrap()
     }
 
     #[test]
@@ -123,7 +127,7 @@ mod tests {
         let of = |pairs: &[(u8, String)]| {
             let all: Vec<_> =
                 pairs.iter().map(|(uid, caption)| (*uid, caption.as_str(), 0.0, 0.0)).collect();
-            let found = ask_of(&encoded(&all)).unwrap();
+            let found = search_in(&encoded(&all)).unwrap();
             found.queries.iter().map(|query| query.uid.0[0]).collect::<Vec<_>>()
         };
         assert_eq!(of(&pairs), [0, 2, 3, 4, 5, 6, 7, 8]);
@@ -133,14 +137,15 @@ mod tests {
 
     #[test]
     fn nearest_images_come_with_their_scores_and_whether_they_are_right() {
-        // The caption at 0° has an image of its own at 60° and a copy of its caption with an image at 30°.
+        // The caption at 0° has its own image at 60° and a copy of its caption with an image at
+        // 30°.
         let all = encoded(&[
             (0, "a", 60.0, 0.0),
             (1, "b", 0.0, 90.0),
             (2, "a", 30.0, 0.0),
             (3, "c", 180.0, 180.0),
         ]);
-        let found = ask_of(&all).unwrap();
+        let found = search_in(&all).unwrap();
         assert_eq!((found.step, found.pairs), (Step(3), 4));
         let first = &found.queries[0];
         assert_eq!((first.caption.as_str(), first.own_rank), ("a", 2));
@@ -158,7 +163,7 @@ mod tests {
     fn weights_that_are_not_finite_have_no_queries() {
         let mut all = encoded(&[(0, "a", 0.0, 0.0), (1, "b", 90.0, 90.0)]);
         all.images[0] = f32::NAN;
-        assert_eq!(ask_of(&all), None);
-        assert_eq!(ask_of(&Encoded::default()), None);
+        assert_eq!(search_in(&all), None);
+        assert_eq!(search_in(&Encoded::default()), None);
     }
 }

@@ -1,7 +1,8 @@
-//! The watchdog of a run: a thread that raises the alarm when nothing was finished for too long, and says what is waited for.
+//! The watchdog of a run: a thread that raises an alarm if nothing was finished for too long, and
+//! says what the run waits for.
 //!
-//! It must work when everything else hangs: it takes no lock that is held while something else is waited for, and gives the store
-//! a few seconds and not more.
+//! It must work when everything else hangs. It takes no lock that is held during a wait, and gives
+//! the store only a few seconds.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
@@ -13,10 +14,10 @@ use diptych_schemas::outcome::STALLED;
 use diptych_schemas::{GuardConfig, SampleIndex, StallAction, Step};
 use diptych_store::{EventKind, EventRecord, Milliseconds, RunName, Store};
 
-/// How long the store may take to record the alarm.
+/// Time that the store has to record the alarm.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the run is at.
+/// The current activity of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Preparing,
@@ -27,15 +28,15 @@ pub(super) enum Phase {
     Evaluation,
 }
 
-/// What the run tells the watchdog. Clones tell the same one.
+/// The run's reports to its watchdog. Clones share them.
 #[derive(Clone)]
 pub(super) struct Heartbeat(Arc<Shared>);
 
 struct Shared {
     began: Instant,
-    /// Counts what is finished, for whoever watches the whole process.
+    /// Counts finished work, for observers of the whole process.
     moves: Arc<AtomicU64>,
-    /// When something was finished last, in milliseconds since `began`.
+    /// Time of the last finished work, in milliseconds since `began`.
     last: AtomicU64,
     step: AtomicU64,
     samples: AtomicU64,
@@ -46,7 +47,7 @@ struct Shared {
     wake: Condvar,
 }
 
-/// Ends the watchdog when the run ends, however it does.
+/// A guard that ends the watchdog when the run ends in any way.
 pub(super) struct Watchdog {
     heartbeat: Heartbeat,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -75,7 +76,7 @@ impl Watchdog {
                     .spawn(move || watched.watch(limit, action))
             })
             .transpose()
-            .context("starting the watchdog")?;
+            .context("cannot start the watchdog")?;
         Ok(Self { heartbeat, thread })
     }
 
@@ -88,17 +89,17 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         *locked(&self.heartbeat.0.ended) = true;
         self.heartbeat.0.wake.notify_all();
-        // Whoever still tells something must not keep the store open.
+        // Remaining heartbeats must not keep the store open.
         *locked(&self.heartbeat.0.store) = None;
         if let Some(thread) = self.thread.take() {
-            // A panic of it was reported where it happened.
+            // A panic of the thread has already been reported.
             let _ = thread.join();
         }
     }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each holds a plain value that is replaced in one stroke.
+    // Each mutex holds a plain value that is replaced as a whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -115,27 +116,27 @@ impl Heartbeat {
         *locked(&self.0.store) = Some((store, run));
     }
 
-    /// A step was finished.
+    /// Reports a finished step.
     pub(super) fn step(&self, step: Step, samples: SampleIndex) {
         self.0.step.store(step.0, Ordering::Relaxed);
         self.0.samples.store(samples.0, Ordering::Relaxed);
         self.alive();
     }
 
-    /// Something else was finished that takes long: a batch of an evaluation.
+    /// Reports other finished work that takes long, such as a batch of an evaluation.
     pub(super) fn alive(&self) {
         self.0.moves.fetch_add(1, Ordering::Relaxed);
         self.0.last.store(self.0.began.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     fn watch(&self, limit: Duration, action: StallAction) {
-        let mut told = None;
+        let mut reported = None;
         let mut ended = locked(&self.0.ended);
-        // A run that fails at once may have ended before this thread began.
+        // A run that fails immediately may have ended before this thread began.
         while !*ended {
             let last = Duration::from_millis(self.0.last.load(Ordering::Relaxed));
             let idle = self.0.began.elapsed().saturating_sub(last);
-            let left = if told == Some(last) { limit } else { limit.saturating_sub(idle) };
+            let left = if reported == Some(last) { limit } else { limit.saturating_sub(idle) };
             ended = self
                 .0
                 .wake
@@ -147,8 +148,8 @@ impl Heartbeat {
             }
             let last_now = Duration::from_millis(self.0.last.load(Ordering::Relaxed));
             let idle = self.0.began.elapsed().saturating_sub(last_now);
-            if idle >= limit && told != Some(last_now) {
-                told = Some(last_now);
+            if idle >= limit && reported != Some(last_now) {
+                reported = Some(last_now);
                 self.alarm(idle, action);
             }
         }
@@ -158,19 +159,20 @@ impl Heartbeat {
         let step = Step(self.0.step.load(Ordering::Relaxed));
         let message = format!("no step was finished for {}: {}", in_words(idle), self.waits_for());
         let follows = match action {
-            StallAction::Alarm => "The run goes on waiting (guard.stall_action = \"alarm\")",
+            StallAction::Alarm => "The run keeps waiting (guard.stall_action = \"alarm\")",
             StallAction::Exit => {
-                "The process leaves with exit code 5; the same command goes on from the last checkpoint"
+                "The process exits with code 5; run the same command again to resume from the last \
+                 checkpoint"
             }
             StallAction::Abort => {
-                "The process aborts; the same command goes on from the last checkpoint"
+                "The process aborts; run the same command again to resume from the last checkpoint"
             }
         };
         tracing::error!("stalled after step {step}: {message}. {follows}");
         self.record(step, message);
         match action {
             StallAction::Alarm => {}
-            StallAction::Exit => leave(),
+            StallAction::Exit => exit_now(),
             StallAction::Abort => std::process::abort(),
         }
     }
@@ -179,30 +181,36 @@ impl Heartbeat {
         let mebibytes = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         match *locked(&self.0.doing) {
             Phase::Preparing => {
-                "it waits for files and weights to be read: dataset, selection, state folder or checkpoint".into()
+                "the run waits for the dataset, selection, state folder or checkpoint to be read"
+                    .into()
             }
             Phase::WaitingForData => {
-                let stats = locked(&self.0.loader).as_ref().map(LoaderMonitor::stats).unwrap_or_default();
+                let stats =
+                    locked(&self.0.loader).as_ref().map(LoaderMonitor::stats).unwrap_or_default();
                 let (read, decoded) = (stats.encoded_bytes, stats.decoded_bytes);
                 let stage = match (read, decoded) {
-                    (0, 0) => "reading: nothing arrives from the dataset's disk or server",
-                    (0, _) => "reading: the rest of a batch does not arrive from the dataset's disk or server",
-                    _ => "decoding: images are read and do not become samples",
+                    (0, 0) => "reading: no data arrives from the dataset's disk or server",
+                    (0, _) => {
+                        "reading: the rest of a batch does not arrive from the dataset's disk or \
+                         server"
+                    }
+                    _ => "decoding: images are read but not decoded",
                 };
                 format!(
-                    "it waits for a batch, and the stage that holds it up is {stage} ({:.1} MiB read and not decoded, {:.1} MiB decoded)",
+                    "the run waits for a batch, and the slow stage is {stage} ({:.1} MiB read and \
+                     not decoded, {:.1} MiB decoded)",
                     mebibytes(read),
                     mebibytes(decoded)
                 )
             }
-            Phase::Step => "it waits for the device to compute the step".into(),
-            Phase::Recording => "it waits for the state folder to record the step".into(),
-            Phase::Checkpoint => "it waits for a checkpoint to be written".into(),
-            Phase::Evaluation => "it waits for a batch of the evaluation".into(),
+            Phase::Step => "the run waits for the device to compute the step".into(),
+            Phase::Recording => "the run waits for the state folder to record the step".into(),
+            Phase::Checkpoint => "the run waits for a checkpoint to be written".into(),
+            Phase::Evaluation => "the run waits for a batch of the evaluation".into(),
         }
     }
 
-    /// The store may be what hangs, so a thread of its own asks it.
+    /// Records the alarm on a separate thread, because the store may be what hangs.
     fn record(&self, step: Step, message: String) {
         let Some((store, run)) = locked(&self.0.store).clone() else { return };
         let samples = SampleIndex(self.0.samples.load(Ordering::Relaxed));
@@ -218,21 +226,21 @@ impl Heartbeat {
         let spawned = std::thread::Builder::new().name("alarm".into()).spawn(move || {
             let kept = store.put_event(&event, &[]).and_then(|_| store.keep_events());
             drop(store);
-            // Nobody listens any more where it took too long.
+            // After a timeout there is no receiver.
             let _ = done.send(kept);
         });
         match spawned.map(|_| recorded.recv_timeout(PATIENCE)) {
             Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::error!("the alarm could not be recorded: {error}"),
-            Ok(Err(_)) | Err(_) => tracing::error!(
-                "the alarm could not be recorded in time: the state folder hangs too"
-            ),
+            Ok(Ok(Err(error))) => tracing::error!("cannot record the alarm: {error}"),
+            Ok(Err(_)) | Err(_) => {
+                tracing::error!("cannot record the alarm in time; the state folder hangs too")
+            }
         }
     }
 }
 
-/// Leaves, whatever hangs: without the libraries' own endings, which may wait for threads that wait for ever.
-fn leave() -> ! {
+/// Exits regardless of what hangs, without the libraries' exit handlers, which may wait forever.
+fn exit_now() -> ! {
     signal_hook::low_level::exit(i32::from(STALLED))
 }
 

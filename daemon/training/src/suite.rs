@@ -1,5 +1,7 @@
-//! A suite while training: the weights as they are, and the best checkpoint where that has no score of the suite yet. Recorded as
-//! `suite/score` and `suite/TASK/…` at the step of the weights.
+//! A suite during training, on the current weights and on the best checkpoint if it has no score
+//! yet.
+//!
+//! Results are recorded as `suite/score` and `suite/TASK/…` at the step of the weights.
 
 use std::time::Instant;
 
@@ -15,11 +17,13 @@ use super::prepare::Prepared;
 use super::stall::{Heartbeat, Phase};
 use super::stop::StopRequest;
 
-/// How many of its tasks a suite had time for.
+/// The name of the metric that counts the suite's finished tasks.
 pub(super) const TASKS: &str = "suite/tasks";
 
-/// Reads the suite that the configuration names; none where it names none. Benchmarks are read into the state folder, which a
-/// request to stop breaks off with [`diptych_evaluate::request::Stopped`].
+/// Reads the configured suite. Returns `None` if there is none.
+///
+/// Benchmarks are read into the state folder. A request to stop interrupts that with
+/// [`diptych_evaluate::request::Stopped`].
 pub(super) fn read(
     run: &Prepared,
     stop: &StopRequest,
@@ -28,13 +32,13 @@ pub(super) fn read(
     let Some(path) = &run.config.eval.suite else { return Ok(None) };
     let go_on = || {
         heartbeat.alive();
-        !stop.asked()
+        !stop.is_requested()
     };
     let control = Control { go_on: &go_on, ..Control::NONE };
     Suite::read(path, &run.config.state, control).map(Some).context("eval.suite")
 }
 
-/// Runs it on the weights, then on the best checkpoint, as far as the time goes.
+/// Runs the suite on the current weights, then on the best checkpoint, while time remains.
 pub(super) fn evaluate(
     suite: &Suite,
     run: &mut Prepared,
@@ -52,7 +56,8 @@ pub(super) fn evaluate(
         return Ok(done);
     }
     drop(newest);
-    // The one that would be the best now; where these weights are better, they have their score already.
+    // The checkpoint that would be the best now. If the current weights are better, they already
+    // have their score.
     let Some(folder) = best(&run.checkpoints)? else { return Ok(done) };
     let manifest = diptych_trainer::checkpoint::read_manifest(&folder)?;
     if manifest.step == run.record.step || is_recorded(run, manifest.step, SUITE_SCORE)? {
@@ -88,10 +93,10 @@ fn one(
 ) -> anyhow::Result<()> {
     let go_on = || {
         heartbeat.alive();
-        !limits.stop.asked() && limits.time.is_none_or(|time| began.elapsed() < time)
+        !limits.stop.is_requested() && limits.time.is_none_or(|time| began.elapsed() < time)
     };
-    let scored = suite.of_model(model, run.config.loader.threads, &go_on)?;
-    if limits.stop.asked() {
+    let scored = suite.score_model(model, run.config.loader.threads, &go_on)?;
+    if limits.stop.is_requested() {
         done.stopped = true;
         done.whole = false;
         return Ok(());
@@ -103,7 +108,8 @@ fn one(
     done.lines.push(match scored.score() {
         Some(score) => format!("suite {}, step {step}: score {score:.4}", suite.name),
         None => format!(
-            "suite {}, step {step}: no score, since the {} s of eval.suite_max_seconds were over before {}",
+            "suite {}, step {step}: no score, because eval.suite_max_seconds = {} was over before \
+             {}",
             suite.name,
             limits.time.unwrap_or_default().as_secs_f64(),
             scored.left_out.join(", ")

@@ -1,7 +1,9 @@
-//! Metrics as TensorBoard's event files: records of TFRecord's framing that each hold one message of `tensorflow/core/util/event.proto`.
+//! Metrics as TensorBoard's event files: TFRecords that each hold a message of
+//! `tensorflow/core/util/event.proto`.
 //!
-//! A run that goes on cuts what it does again off its older files and begins a new one, which also says so in TensorBoard's own words;
-//! so a step is never there twice. It reads no more of those files than that, and never fails a run: the state folder has the numbers.
+//! A resumed run cuts repeated steps off its older files and starts a new file, which also tells
+//! TensorBoard so. So no step occurs twice. The files are not read otherwise. A failure here never
+//! fails a run, because the state folder has the metrics.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,12 +13,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use prost::Message;
 
-/// What TensorFlow's writers put into a file's first record.
+/// The version in the first record of files by TensorFlow's writers.
 const FILE_VERSION: &str = "brain.Event:2";
 const PREFIX: &str = "events.out.tfevents.";
-/// `SessionLog.START`: readers forget what they know of this step and those after it.
+/// `SessionLog.START`: readers discard this step and later ones.
 const SESSION_START: i32 = 1;
-/// Length of a record and the checksum of that.
+/// Length of a record's size and its checksum.
 const HEADER: usize = 12;
 const FOOTER: usize = 4;
 
@@ -61,7 +63,7 @@ struct Value {
     simple_value: f32,
 }
 
-/// Writes the events of one run.
+/// A writer of one run's events.
 #[derive(Debug)]
 pub(super) struct EventWriter {
     file: File,
@@ -70,7 +72,7 @@ pub(super) struct EventWriter {
 }
 
 impl EventWriter {
-    /// Begins a file in `folder`, after older ones were cut back to what happened up to and with step `done`.
+    /// Starts a file in `folder`, after cutting older files back to step `done`.
     pub(super) fn begin(folder: &Path, done: u64) -> anyhow::Result<Self> {
         let begin = || -> anyhow::Result<Self> {
             fs::create_dir_all(folder)?;
@@ -83,7 +85,7 @@ impl EventWriter {
             for path in &files {
                 cut_back(path, done)?;
             }
-            // Names sort by time, and by number within a second; readers take them in this order.
+            // Names sort by time, and by number within a second. Readers take them in this order.
             let path =
                 folder.join(format!("{PREFIX}{:010}.diptych.{:06}", now() as u64, files.len()));
             let mut file = File::options().append(true).create_new(true).open(&path)?;
@@ -103,7 +105,7 @@ impl EventWriter {
         begin().with_context(|| format!("metrics.tensorboard: {}", folder.display()))
     }
 
-    /// Adds the numbers of a step. What cannot be written is said once.
+    /// Writes the metrics of a step. Logs a failure once.
     pub(super) fn write(&mut self, step: u64, values: &[(String, f64)]) {
         let value = values
             .iter()
@@ -119,7 +121,7 @@ impl EventWriter {
             && !self.failed
         {
             tracing::error!(
-                "{}: {error}. The state folder has the metrics all the same",
+                "cannot write {}: {error}. The state folder still has the metrics",
                 self.path.display()
             );
         }
@@ -131,18 +133,22 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// TFRecord: length (u64), its masked checksum, the bytes, their masked checksum; little endian.
+/// Frames a TFRecord: length (u64), its masked checksum, the bytes, their masked checksum, in
+/// little endian.
 fn record(bytes: &[u8]) -> Vec<u8> {
     let length = (bytes.len() as u64).to_le_bytes();
     [&length[..], &masked(&length).to_le_bytes(), bytes, &masked(bytes).to_le_bytes()].concat()
 }
 
-/// CRC-32C, rotated and moved, so that checksums over data that hold checksums are no trouble (`tensorflow/core/lib/hash/crc32c.h`).
+/// Computes a masked CRC-32C.
+///
+/// The mask avoids problems with checksums over data that contains checksums
+/// (`tensorflow/core/lib/hash/crc32c.h`).
 fn masked(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// The next record of a file and what follows it; none where there is no whole one.
+/// Splits off the next record of a file. Returns `None` if there is no complete one.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<8>()?;
     let (checksum, rest) = rest.split_first_chunk::<4>()?;
@@ -155,7 +161,7 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     (masked(content) == u32::from_le_bytes(*checksum)).then_some((content, rest))
 }
 
-/// Takes away what came after a step, and what a kill left half-written.
+/// Removes everything after a step, and incomplete records of a killed process.
 fn cut_back(path: &Path, done: u64) -> anyhow::Result<()> {
     let bytes = fs::read(path)?;
     let (mut kept, mut rest) = (0, &bytes[..]);
@@ -212,7 +218,8 @@ mod tests {
 
     #[test]
     fn frames_and_checksums_are_tensorflows() {
-        // tensorboard 2.20: RecordWriter(file).write(bytes), see daemon/tests/reference/tensorboard_frames.py.
+        // tensorboard 2.20: RecordWriter(file).write(bytes), see
+        // daemon/tests/reference/tensorboard_frames.py.
         for (content, frame) in [
             (&b""[..], "000000000000000029039807d8ea82a2"),
             (b"diptych", "0700000000000000bbd79f116469707479636813f33dbb"),
@@ -221,7 +228,7 @@ mod tests {
             let frame = record(content);
             assert_eq!(split(&frame), Some((content, &[][..])));
         }
-        // The same event as tensorboard's own classes serialise it.
+        // An event as tensorboard's own classes serialise it.
         let summary = Summary { value: vec![Value { tag: "loss".into(), simple_value: 2.5 }] };
         let event = Event { wall_time: 1.5, step: 300, what: Some(What::Summary(summary)) };
         assert_eq!(

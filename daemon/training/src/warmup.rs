@@ -1,15 +1,15 @@
-//! The warm-up of a run as a number, and whether the learning rate gets out of it.
+//! The warm-up of a run as a number, and the check that it ends.
 //!
-//! A run records its warm-up as a number of steps, so that it goes on with the schedule that it began with, whatever
-//! `auto` comes to stand for.
+//! A run records its warm-up as a number of steps, so that it resumes with its original schedule
+//! even if the meaning of `auto` changes.
 
 use anyhow::bail;
 use diptych_schemas::{ContentHash, TrainConfig, WarmupSteps};
 
-/// What a configuration that says nothing of the warm-up got before there was `auto`, in steps.
+/// The default warm-up before `auto` existed.
 const EARLIER_DEFAULT: WarmupSteps = WarmupSteps::Steps(2000);
 
-/// Puts a number in the place of `auto`. `begun` is the training hash of the run that is to go on, where there is one.
+/// Replaces `auto` by a number. `begun` is the training hash of the run to resume, if there is one.
 pub(super) fn resolve(
     mut config: TrainConfig,
     total_steps: u64,
@@ -26,8 +26,10 @@ pub(super) fn resolve(
     config
 }
 
-/// Refuses a new run whose learning rate never reaches `optimizer.lr`. A run that was begun with such a schedule goes on, with a
-/// warning; so does one that is mostly warm-up.
+/// Refuses a new run whose learning rate never reaches `optimizer.lr`.
+///
+/// An existing run with such a schedule continues with a warning. A new run that is mostly warm-up
+/// is only warned about.
 pub(super) fn check(config: &TrainConfig, total_steps: u64, is_new: bool) -> anyhow::Result<()> {
     let (optimizer, batch) = (&config.optimizer, config.train.batch_size);
     let total = total_steps.saturating_mul(batch);
@@ -40,21 +42,24 @@ pub(super) fn check(config: &TrainConfig, total_steps: u64, is_new: bool) -> any
     };
     let usual = WarmupSteps::Auto.of_run(total_steps);
     let advice = format!(
-        "Set optimizer.warmup_steps = \"auto\" (here {usual} steps) in place of it, or train longer (train.epochs)"
+        "Set optimizer.warmup_steps = \"auto\" ({usual} steps here) instead, or train longer \
+         (train.epochs)"
     );
     if warmup > total {
         let reached = optimizer.lr * total as f64 / warmup as f64;
         let problem = format!(
-            "{key} is longer than the run of {total_steps} steps: the learning rate only rises, to {reached:.2e} of the {:.2e} of optimizer.lr",
+            "{key} is longer than the run of {total_steps} steps; the learning rate would only \
+             reach {reached:.2e} instead of optimizer.lr = {:.2e}",
             optimizer.lr
         );
         if is_new {
             bail!("{problem}. {advice}");
         }
-        tracing::warn!("{problem}. The run goes on as it was begun");
+        tracing::warn!("{problem}. The run continues with its original schedule");
     } else if warmup > total / 2 && is_new {
         tracing::warn!(
-            "{key} is more than half of the run of {total_steps} steps: the learning rate is at its height for {} of them at most. {advice}",
+            "{key} is more than half of the run of {total_steps} steps; the learning rate is at \
+             its peak for at most {} of them. {advice}",
             (total - warmup) / batch
         );
     }
@@ -67,7 +72,8 @@ mod tests {
 
     fn config(optimizer: &str) -> TrainConfig {
         let text = format!(
-            "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s\"\n[model]\nconfig = \"demo\"\n[optimizer]\n{optimizer}"
+            "name = \"a\"\n[data]\ndataset = \"d\"\nselection = \"s\"\n[model]\nconfig = \
+             \"demo\"\n[optimizer]\n{optimizer}"
         );
         TrainConfig::parse(&text).unwrap()
     }
@@ -79,7 +85,7 @@ mod tests {
         assert_eq!(resolved(None), WarmupSteps::Steps(8));
         assert_eq!(resolved(begun("warmup_steps = 8")), WarmupSteps::Steps(8));
         assert_eq!(resolved(begun("warmup_steps = 2000")), WarmupSteps::Steps(2000));
-        // What was begun with a number of its own is another configuration without it.
+        // A run that started with a number of its own has a different configuration without it.
         assert_eq!(resolved(begun("warmup_steps = 30")), WarmupSteps::Steps(8));
         let given = resolve(config("warmup_steps = 5"), 82, begun("warmup_steps = 2000"));
         assert_eq!(given.optimizer.warmup_steps, WarmupSteps::Steps(5));

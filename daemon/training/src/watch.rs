@@ -1,7 +1,8 @@
-//! What is worth a warning in the numbers of each step: spikes, a loss that stands still, waiting for data, a logit scale at its
-//! clamp. Each is said when it begins and not again before it has ended.
+//! Warnings from the figures of each step: loss spikes, a stuck loss, waiting for data, a logit
+//! scale at its clamp.
 //!
-//! It changes nothing and remembers nothing beyond this process: no I/O, no clock.
+//! Each warning is given when its cause begins, and not again before it has ended. The watch
+//! changes nothing, does no I/O, reads no clock and keeps no state beyond this process.
 
 use std::collections::VecDeque;
 
@@ -12,14 +13,15 @@ use diptych_trainer::LARGEST_LOGIT_SCALE;
 
 use crate::figures::StepFigures;
 
-/// How near to the loss of a model that knows nothing counts as being there.
+/// Relative distance from the loss of an untrained model within which the loss counts as stuck.
 const STUCK_WITHIN: f64 = 0.02;
-/// Least standard deviation, as a part of the mean: in a flat window any rise would be a spike otherwise.
+/// Smallest standard deviation, relative to the mean. Otherwise any rise after a flat window would
+/// be a spike.
 const LEAST_DEVIATION: f64 = 1e-3;
-/// How near to the clamp the factor of the logits counts as being there.
+/// Relative distance from the clamp within which the logit scale counts as clamped.
 const CLAMPED_WITHIN: f64 = 1e-4;
 
-/// Something to be said.
+/// A warning about a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Warning {
     pub(super) kind: EventKind,
@@ -28,7 +30,7 @@ pub(super) struct Warning {
 
 pub(super) struct Watch {
     config: GuardConfig,
-    /// What is minimised, term by term.
+    /// The terms of the objective with their weights.
     terms: Vec<(ObjectiveTerm, f64)>,
     losses: VecDeque<f64>,
     spiking: bool,
@@ -40,13 +42,13 @@ pub(super) struct Watch {
 /// The window in which waiting for data is measured.
 #[derive(Default)]
 struct Waiting {
-    /// The first step of a process waits for the loader to begin, so it does not count.
+    /// Whether the first step is over. It waits for the loader to start, so it does not count.
     began: bool,
     steps: u64,
     seconds: f64,
     waited: f64,
     loader: LoaderStats,
-    said: bool,
+    reported: bool,
 }
 
 impl Watch {
@@ -62,7 +64,7 @@ impl Watch {
         }
     }
 
-    /// Looks at a step. `loader` is asked only where a window begins or ends.
+    /// Checks a step. `loader` is called only when a window begins or ends.
     pub(super) fn step(
         &mut self,
         seen: &StepFigures,
@@ -85,8 +87,9 @@ impl Watch {
             self.spiking = loss > mean + n * deviation;
             message = (self.spiking && !before).then(|| {
                 format!(
-                    "the loss is {loss:.4}, above the mean of the {window} steps before ({mean:.4}) and {n} standard deviations \
-                     ({deviation:.4} each). The pairs of this step are in event_pairs. Where spikes come often, lower optimizer.lr, \
+                    "the loss is {loss:.4}, more than {n} standard deviations ({deviation:.4} \
+                     each) above the mean of the {window} steps before ({mean:.4}). The pairs of \
+                     this step are in event_pairs. If spikes are frequent, lower optimizer.lr, \
                      lower optimizer.beta2 or set optimizer.clip_grad_norm"
                 )
             });
@@ -99,17 +102,19 @@ impl Watch {
     }
 
     fn stuck(&mut self, &StepFigures { pairs, loss, .. }: &StepFigures) -> Option<Warning> {
-        let nothing = loss_of_knowing_nothing(&self.terms, pairs)?;
+        let nothing = untrained_loss(&self.terms, pairs)?;
         let there = pairs > 1 && (loss - nothing).abs() <= STUCK_WITHIN * nothing;
         self.stuck_for = if there { self.stuck_for + 1 } else { 0 };
         let limit = self.config.stuck_steps;
         (limit > 0 && self.stuck_for == limit).then(|| Warning {
             kind: EventKind::LossStuck,
             message: format!(
-                "for {limit} steps the loss has stood at {nothing:.3}, which is ln(batch size) or what it is for this objective: the \
-                 model tells no pair from another. The usual causes: a learning rate that is too high (the features collapsed) or far \
-                 too low, too short a warm-up, captions that do not belong to their images (look at them: diptych profile), captions \
-                 or images that are all alike, or towers that start from weights of another preprocessing"
+                "the loss has been stuck at {nothing:.3} for {limit} steps, the loss of a model \
+                 that cannot tell pairs apart (ln(batch size) for CLIP). Usual causes are a \
+                 learning rate that is too high (collapsed features) or far too low, a warm-up \
+                 that is too short, captions that do not match their images (check with diptych \
+                 profile), captions or images that are all the same, or initial weights with a \
+                 different preprocessing"
             ),
         })
     }
@@ -126,9 +131,10 @@ impl Watch {
         (self.clamped_for == window).then(|| Warning {
             kind: EventKind::LogitScale,
             message: format!(
-                "for {window} steps the logit scale has stood at its clamp of {largest:.0}. That is usual late in long runs on clean data; \
-                 early it means that the model learns by sharpening alone: look for duplicates and for pairs that are too easy, or \
-                 lower optimizer.lr"
+                "the logit scale has been at its clamp of {largest:.0} for {window} steps. That is \
+                 usual late in long runs on clean data. Early in a run the model only sharpens its \
+                 distribution: look for duplicates and pairs that are too easy, or lower \
+                 optimizer.lr"
             ),
         })
     }
@@ -156,14 +162,16 @@ impl Watch {
         let share = waiting.waited / waiting.seconds.max(f64::MIN_POSITIVE);
         let now = loader();
         let limiting = now.since(&waiting.loader).limiting_stage();
-        let starts = share > limit && !waiting.said;
-        // It has ended when it is clearly below, so that a share near the limit is not said again and again.
-        let said = share > limit || (waiting.said && share > limit / 2.0);
-        *waiting = Waiting { began: true, loader: now, said, ..Waiting::default() };
+        let starts = share > limit && !waiting.reported;
+        // The wait ends when it is clearly below the limit, so that a share near the limit is not
+        // reported repeatedly.
+        let reported = share > limit || (waiting.reported && share > limit / 2.0);
+        *waiting = Waiting { began: true, loader: now, reported, ..Waiting::default() };
         starts.then(|| Warning {
             kind: EventKind::DataWait,
             message: format!(
-                "{:.0}% of the time of the last {} steps was spent waiting for data. What limits the loader: {limiting}",
+                "{:.0}% of the time of the last {} steps was spent waiting for data. Limiting \
+                 stage of the loader: {limiting}",
                 100.0 * share,
                 self.config.window_steps
             ),
@@ -171,8 +179,10 @@ impl Watch {
     }
 }
 
-/// The loss of a batch of which no pair is told from another, at the best constant logits. None where a term has no such value.
-fn loss_of_knowing_nothing(terms: &[(ObjectiveTerm, f64)], pairs: usize) -> Option<f64> {
+/// Computes the loss of a batch in which no pair is told from another, at the best constant logits.
+///
+/// Returns `None` if a term has no such value.
+fn untrained_loss(terms: &[(ObjectiveTerm, f64)], pairs: usize) -> Option<f64> {
     let n = pairs as f64;
     let of_term = |term: &ObjectiveTerm| match term {
         // Cross-entropy of 1/n.
@@ -241,8 +251,7 @@ mod tests {
         let bias = -(15_f64).ln();
         let (yes, no) = ((1.0 + (-bias).exp()).ln(), (1.0 + bias.exp()).ln());
         assert!(
-            (loss_of_knowing_nothing(&[(ObjectiveTerm::Siglip, 1.0)], 16).unwrap()
-                - (yes + 15.0 * no))
+            (untrained_loss(&[(ObjectiveTerm::Siglip, 1.0)], 16).unwrap() - (yes + 15.0 * no))
                 .abs()
                 < 1e-12
         );
@@ -267,7 +276,7 @@ mod tests {
                 })
                 .collect()
         };
-        // The first step is not counted, so each window ends one step later.
+        // The first step is not counters, so each window ends one step later.
         assert_eq!(window(0.9), []);
         assert_eq!(window(0.3), [EventKind::DataWait]);
         assert_eq!(window(0.15), [], "not yet ended");

@@ -1,8 +1,9 @@
-//! From a file's bytes to RGB pixels as Pillow gives them, EXIF orientation applied, transparency over white.
+//! From the bytes of a file to RGB pixels as in Pillow, with EXIF orientation applied and
+//! transparency blended over white.
 //!
-//! Bytes are hostile: the size is read from the header and checked before anything is allocated for pixels, decoders work
-//! under a limit of memory, and one that gives up in a panic counts as a corrupt image. A file cut short is an error, never
-//! a picture that is grey in its lower half.
+//! Input may be hostile. The size is read from the header and checked before memory for pixels is
+//! allocated. Decoders work under a memory limit, and one that panics counts as a corrupt image. A
+//! truncated file is an error, never a picture that is grey in its lower half.
 
 mod bare;
 mod jpeg;
@@ -17,25 +18,28 @@ use crate::{ImageError, ImageFormat, RgbImage, format};
 
 pub use bare::BareDecoder;
 
-/// Decodes an image of any of [`ImageFormat`]: of several frames or pages the first, of an icon's pictures the largest.
+/// Decodes an image of any [`ImageFormat`]: the first of several frames or pages, the largest
+/// picture of an icon.
 ///
-/// Width and height are those of the picture as shown. Samples of 16 bits lose their lower byte; CMYK is converted as Pillow
-/// does it; alpha is blended over white. `max_pixels` bounds width × height as the header claims them.
+/// Width and height are as displayed. Samples of 16 bits lose their lower byte; CMYK is converted
+/// as in Pillow; alpha is blended over white. `max_pixels` limits the width × height in the header.
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageError> {
     decode_reusing(bytes, max_pixels, Vec::new())
 }
 
-/// [`decode`] into the memory of earlier pixels, where that spares an allocation. What was in it does not matter.
+/// Decodes like [`decode`], and reuses the memory of earlier pixels if possible. Its old content
+/// does not matter.
 ///
-/// A decompressor, on the other hand, is never used twice: libjpeg keeps an image's tables, and would decode a later one that
-/// lacks its own with them, so that pixels depended on what came before.
+/// A decompressor, however, is never reused. libjpeg keeps an image's tables, and would use them
+/// for a later image without tables of its own. Then pixels would depend on the images before.
 pub fn decode_reusing(
     bytes: &[u8],
     max_pixels: u64,
     memory: Vec<u8>,
 ) -> Result<RgbImage, ImageError> {
     let format = ImageFormat::of(bytes).ok_or_else(|| format::unsupported(bytes))?;
-    // The decoders promise not to panic, jpeg::decode is C behind a safe interface; bytes from the wild decide.
+    // The decoders promise not to panic, and jpeg::decode is C behind a safe interface. Hostile
+    // input is the test of that.
     let result = catch_unwind(AssertUnwindSafe(|| match format {
         ImageFormat::Jpeg => jpeg::decode(bytes, max_pixels, memory),
         ImageFormat::Tiff => tiff::decode(bytes, max_pixels),
@@ -52,7 +56,7 @@ pub fn decode_reusing(
         ImageFormat::Tga => simple::decode(bytes, image::ImageFormat::Tga, max_pixels),
     }));
     let (image, orientation) = result.unwrap_or_else(|_| {
-        Err(ImageError::CorruptPixels { detail: "the decoder gave up".into() })
+        Err(ImageError::CorruptPixels { detail: "the decoder crashed".into() })
     })?;
     Ok(oriented(image, orientation))
 }
@@ -62,7 +66,7 @@ fn oriented(image: RgbImage, orientation: Orientation) -> RgbImage {
         return image;
     }
     let RgbImage { width, height, pixels } = image;
-    // The buffer has exactly the length that its width and height ask for, so none is turned away.
+    // The buffer has exactly the length for its width and height, so this cannot fail.
     let Some(buffer) = image::RgbImage::from_raw(width, height, pixels) else {
         return RgbImage { width: 0, height: 0, pixels: Vec::new() };
     };

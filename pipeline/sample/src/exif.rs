@@ -1,5 +1,5 @@
-//! The orientation out of EXIF data, as Pillow reads it: of any type of whole number. The standard asks for SHORT; cameras and editors
-//! write BYTE and LONG, too.
+//! The orientation in EXIF data, read like Pillow from any integer type. The standard requires
+//! SHORT, but cameras and editors also write BYTE and LONG.
 
 use image::metadata::Orientation;
 
@@ -9,7 +9,8 @@ const BYTE: usize = 1;
 const SHORT: usize = 3;
 const LONG: usize = 4;
 
-/// The orientation of a TIFF structure, with or without the prefix that JPEG needs. None: it says none, or is broken.
+/// Returns the orientation in a TIFF structure, with or without the prefix for JPEG. Returns `None`
+/// if it has none or is broken.
 pub(crate) fn orientation(exif: &[u8]) -> Option<Orientation> {
     let tiff = exif.strip_prefix(b"Exif\0\0").unwrap_or(exif);
     let is_little = match tiff.get(..4)? {
@@ -49,7 +50,7 @@ mod tests {
             (b"II*\0\x08\0\0\0\x01\0\x12\x01\x04\0\x01\0\0\0\x06\0\0\0", Some(6)),
             (b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x04\0\0\0\x01\0\0\0\x08", Some(8)),
             (b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x01\0\0\0\x01\x03\0\0\0", Some(3)),
-            // A text, a number that means nothing, a directory that is not there, entries that are not there.
+            // A text, a number without a meaning, a missing directory, missing entries.
             (b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x01\0\0\0\x06\0\0\0", None),
             (b"II*\0\x08\0\0\0\x01\0\x12\x01\x04\0\x01\0\0\0\x06\x01\0\0", None),
             (b"II*\0\xff\xff\xff\xff\x01\0", None),

@@ -1,9 +1,11 @@
-//! Which format some bytes are in, by themselves: what a file is called does not count. Formats that are not read are told apart
-//! too, so that the ledger can say what a file is and what to do with it.
+//! Detection of an image's format by its bytes, whatever the file's name.
+//!
+//! Unsupported formats are detected too, so that the ledger can say what a file is and what to do
+//! with it.
 
 use crate::ImageError;
 
-/// The formats that Diptych reads.
+/// The image formats that Diptych reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ImageFormat {
     Jpeg,
@@ -22,15 +24,15 @@ pub enum ImageFormat {
     Tga,
 }
 
-/// For messages.
+/// The supported formats, for messages.
 const READ: &str =
     "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG XL, JPEG 2000, ICO, PNM, QOI or TGA";
 
-/// What ends a TGA of version 2. One of version 1 has nothing that it could be told by.
+/// The end of a TGA of version 2. Version 1 has no mark by which it could be detected.
 const TGA_END: &[u8] = b"TRUEVISION-XFILE.\0";
 
 impl ImageFormat {
-    /// The word in meta's `format` column.
+    /// Returns the value in meta's `format` column.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Jpeg => "jpeg",
@@ -49,14 +51,15 @@ impl ImageFormat {
         }
     }
 
-    /// The format of a file, by its bytes. The first 64 are enough for all but TGA, which is told by its end.
+    /// Detects the format of a file by its bytes. The first 64 are enough, except for TGA, which is
+    /// detected by its end.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let starts: [(&[u8], Self); 13] = [
             (&[0xff, 0xd8, 0xff], Self::Jpeg),
             (b"\x89PNG\r\n\x1a\n", Self::Png),
             (b"GIF87a", Self::Gif),
             (b"GIF89a", Self::Gif),
-            // Little and big endian, classic and with addresses of 64 bits.
+            // Little and big endian, classic and with 64-bit addresses.
             (b"II*\0", Self::Tiff),
             (b"MM\0*", Self::Tiff),
             (b"II+\0", Self::Tiff),
@@ -84,19 +87,21 @@ impl ImageFormat {
     }
 }
 
-/// A bitmap's header has one of a few lengths.
+/// Returns whether the bytes are a bitmap, whose header has one of a few lengths.
 fn is_bmp(bytes: &[u8]) -> bool {
     bytes.starts_with(b"BM") && matches!(bytes.get(14..18), Some([12..=128, 0, 0, 0]))
 }
 
 fn is_ico(bytes: &[u8]) -> bool {
-    // The number of pictures, and the first one's byte that is always 0 or, by some programs, 255.
+    // The number of pictures, and a byte of the first one that is always 0 or, in some programs,
+    // 255.
     bytes.starts_with(b"\0\0\x01\0")
         && matches!(bytes.get(4..6), Some([1..=255, 0]))
         && matches!(bytes.get(9), Some(0 | 255))
 }
 
-/// `P1` to `P7`, and then a number or a comment: a text may begin with the first two alone.
+/// Returns whether the bytes start with `P1` to `P7`, followed by a number or a comment. A text may
+/// start with the first two characters alone.
 fn is_pnm(bytes: &[u8]) -> bool {
     match bytes {
         [b'P', b'7', b'\n', ..] => true,
@@ -108,21 +113,22 @@ fn is_pnm(bytes: &[u8]) -> bool {
     }
 }
 
-/// The brands of a file of the ISO base media format: the first is its own, the others are those that it can be read as.
+/// Returns the brands of a file of the ISO base media format: first its own, then the compatible
+/// ones.
 fn brands(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let length = match (bytes.get(..4), bytes.get(4..8)) {
         (Some(&[a, b, c, d]), Some(b"ftyp")) => u32::from_be_bytes([a, b, c, d]) as usize,
         _ => 0,
     };
     let content = bytes.get(8..length.min(bytes.len())).unwrap_or_default();
-    // Behind the first brand is its version.
+    // The first brand is followed by its version.
     content.chunks_exact(4).enumerate().filter(|(at, _)| *at != 1).map(|(_, brand)| brand)
 }
 
-/// The error for bytes that are in none of the formats, in the words of what they seem to be.
+/// Returns the error for bytes in no supported format. It names what they seem to be.
 pub(crate) fn unsupported(bytes: &[u8]) -> ImageError {
-    const CONVERT: &str = "which is not read: convert it to JPEG, PNG or WebP";
-    const NO_PICTURE: &str = "which is no picture";
+    const CONVERT: &str = "which is not supported: convert it to JPEG, PNG or WebP";
+    const NO_PICTURE: &str = "which is not an image";
     let what = match named(bytes) {
         Some((name, true)) => format!("{name}, {CONVERT}"),
         Some((name, false)) => format!("{name}, {NO_PICTURE}"),
@@ -131,7 +137,7 @@ pub(crate) fn unsupported(bytes: &[u8]) -> ImageError {
     ImageError::UnsupportedFormat { what }
 }
 
-/// What bytes are in words, and whether that is a picture.
+/// Names the content of a file. The flag says whether it is an image.
 fn named(bytes: &[u8]) -> Option<(&'static str, bool)> {
     let starts: [(&[u8], &str, bool); 24] = [
         (b"8BPS", "a Photoshop file", true),
@@ -159,7 +165,7 @@ fn named(bytes: &[u8]) -> Option<(&'static str, bool)> {
         (b"\x1f\x8b", "a gzip archive", false),
         (
             b"version https://git-lfs",
-            "a pointer of Git LFS (`git lfs pull` brings the file)",
+            "a Git LFS pointer (`git lfs pull` downloads the file)",
             false,
         ),
     ];
@@ -190,16 +196,16 @@ fn named(bytes: &[u8]) -> Option<(&'static str, bool)> {
     if text.starts_with(b"<svg") || (text.starts_with(b"<?xml") && holds(b"<svg")) {
         Some(("an SVG drawing", true))
     } else if text.starts_with(b"<!doctype html") || text.starts_with(b"<html") {
-        Some(("a page of HTML", false))
+        Some(("an HTML page", false))
     } else {
         None
     }
 }
 
-/// The first bytes in words, for a message.
+/// Describes the first bytes for a message.
 fn start_of(bytes: &[u8]) -> String {
     if bytes.is_empty() {
-        return "nothing, since it is empty".into();
+        return "nothing, because it is empty".into();
     }
     let start = &bytes[..bytes.len().min(12)];
     format!("\"{}\"", start.escape_ascii())
@@ -237,11 +243,11 @@ mod tests {
         for (bytes, says) in [
             (&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], ["HEIC", "convert it"]),
             (b"\0\0\0\x14ftypmif1\0\0\0\0mif1", ["HEIC", "convert it"]),
-            (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", ["video", "no picture"]),
+            (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", ["video", "not an image"]),
             (b"8BPS\0\x01", ["Photoshop", "convert it"]),
             (b"DDS |\0\0\0", ["DDS", "convert it"]),
             (b"<?xml version='1.0'?>\n<svg xmlns=''/>", ["SVG", "convert it"]),
-            (b"\n<!DOCTYPE html><html>", ["HTML", "no picture"]),
+            (b"\n<!DOCTYPE html><html>", ["HTML", "not an image"]),
             (b"version https://git-lfs.github.com/spec/v1\n", ["Git LFS", "git lfs pull"]),
             (b"hello", ["TIFF", "\"hello\""]),
             (b"", ["AVIF", "empty"]),

@@ -1,7 +1,8 @@
-//! What an image says of itself: format, size and orientation, out of its first bytes.
+//! The header of an image: format, size and orientation from its first bytes.
 //!
-//! Pixels are never decoded and nothing is allocated by what a header claims, so a bomb costs nothing here. `width` and
-//! `height` are as the image is shown, after its EXIF orientation: the same that the decoder produces.
+//! Pixels are never decoded, and nothing is allocated by the numbers in a header. So a
+//! decompression bomb costs nothing here. `width` and `height` are as displayed, after EXIF
+//! orientation, and equal those of the decoder.
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,18 +15,18 @@ use crate::formats::{StoredSize, avif, ico, jpeg_2000, jpeg_xl, simple, tiff};
 use crate::limits::check_size;
 use crate::{ImageError, ImageFormat, exif, format};
 
-/// What a PNG's header may allocate for colour profiles and texts.
+/// Most memory for the colour profiles and texts in a PNG's header.
 const HEADER_ALLOCATION: u64 = 64 << 20;
 
-/// What a header says.
+/// The data of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageHeader {
     pub format: ImageFormat,
-    /// Pixels, as shown.
+    /// Pixels, as displayed.
     pub width: u32,
-    /// Pixels, as shown.
+    /// Pixels, as displayed.
     pub height: u32,
-    /// EXIF's number, 1 to 8; 1: as stored. From 5 on, the stored width is the shown height.
+    /// EXIF's number, 1 to 8; 1: as stored. From 5 on, the stored width is the displayed height.
     pub orientation: u8,
 }
 
@@ -48,7 +49,7 @@ fn corrupt(detail: impl Into<String>) -> ImageError {
     ImageError::CorruptHeader { detail: detail.into() }
 }
 
-/// What the header says to the format's own decoder.
+/// Reads the header with the format's own decoder.
 fn by_decoder(
     bytes: &[u8],
     format: ImageFormat,
@@ -72,7 +73,7 @@ fn by_decoder(
         }
     };
     let (width, height, orientation) = catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(corrupt("the decoder gave up")))?;
+        .unwrap_or_else(|_| Err(corrupt("the decoder crashed")))?;
     Ok((width, height, orientation.to_exif()))
 }
 
@@ -80,7 +81,7 @@ fn exif_orientation(exif: &[u8]) -> Option<u8> {
     exif::orientation(exif).map(Orientation::to_exif)
 }
 
-/// Walks the markers up to the first scan. ITU T.81, annex B.
+/// Walks the markers up to the first scan (ITU T.81, annex B).
 fn jpeg(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
     const SOS: u8 = 0xda;
     const EOI: u8 = 0xd9;
@@ -90,7 +91,7 @@ fn jpeg(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
     let mut at = 2;
     while let Some(marker) = next_marker(bytes, &mut at) {
         match marker {
-            // TEM and restart markers stand alone.
+            // TEM and restart markers have no length.
             0x01 | 0xd0..=0xd8 => continue,
             SOS | EOI => break,
             _ => {}
@@ -116,7 +117,7 @@ fn jpeg(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
                 size.get_or_insert((u16::from_be_bytes([w1, w0]), u16::from_be_bytes([h1, h0])));
             }
             0xc5..=0xc7 | 0xcd..=0xcf => {
-                return Err(corrupt("a hierarchical JPEG, which libjpeg does not read"));
+                return Err(corrupt("a hierarchical JPEG, which libjpeg does not support"));
             }
             APP1 if orientation.is_none() => {
                 orientation = segment.strip_prefix(b"Exif\0\0").and_then(exif_orientation);
@@ -131,7 +132,8 @@ fn jpeg(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
     }
 }
 
-/// The next marker at or after `at`, which then points behind it. Bytes between segments are skipped, as libjpeg does.
+/// Returns the next marker at or after `at`, and moves `at` past it. Bytes between segments are
+/// skipped, as in libjpeg.
 fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
     loop {
         let offset = bytes.get(*at..)?.iter().position(|&byte| byte == 0xff)?;
@@ -148,7 +150,8 @@ fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
 }
 
 fn png(bytes: &[u8], max_pixels: u64) -> Result<(u32, u32, u8), ImageError> {
-    // The header chunk has a fixed place; the limit is checked before anything else of the file is looked at.
+    // The header chunk has a fixed place. Its size is checked before anything else of the file is
+    // read.
     let number = |at: usize| {
         bytes.get(at..at + 4).map(|four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]))
     };
@@ -174,7 +177,7 @@ fn webp(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
     Ok((width, height, orientation.unwrap_or(1)))
 }
 
-/// The content of the first chunk of that name, as far as the file really holds it.
+/// Returns the content of the first chunk with this name, if the file holds all of it.
 fn riff_chunk(bytes: &[u8], name: [u8; 4]) -> Option<&[u8]> {
     let mut at = 12_usize;
     loop {
@@ -208,7 +211,7 @@ mod tests {
         bytes.into_inner()
     }
 
-    /// A TIFF directory that holds the orientation and nothing else, little endian.
+    /// Creates a little-endian TIFF directory that holds only the orientation.
     fn exif(orientation: u8) -> Vec<u8> {
         let mut tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
         tiff.extend([orientation, 0, 0, 0, 0, 0, 0, 0]);
@@ -283,7 +286,7 @@ mod tests {
         assert_eq!((header.width, header.height, header.orientation), (5, 7, 8));
     }
 
-    /// CRC-32 as PNG's annex D defines it.
+    /// Returns the CRC-32 of PNG's annex D.
     fn crc32(bytes: &[u8]) -> u32 {
         !bytes.iter().fold(!0, |crc, &byte| {
             (0..8).fold(crc ^ u32::from(byte), |crc, _| {
@@ -351,10 +354,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_probe_panic(start in 0..12_usize, rest in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn no_bytes_make_the_probe_panic(start in 0..12_usize,
+            rest in proptest::collection::vec(any::<u8>(), 0..300)) {
             let starts: [&[u8]; 12] = [
-                b"", &[0xff, 0xd8, 0xff], b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", b"RIFF\0\0\0\0WEBPVP8X", b"GIF89a",
-                b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", b"II*\0\x08\0\0\0", b"\0\0\0\x10ftypavif\0\0\0\0",
+                b"", &[0xff, 0xd8, 0xff], b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR",
+                    b"RIFF\0\0\0\0WEBPVP8X", b"GIF89a",
+                b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", b"II*\0\x08\0\0\0",
+                    b"\0\0\0\x10ftypavif\0\0\0\0",
                 b"\xff\x0a", b"\xff\x4f\xff\x51", b"\0\0\x01\0\x01\0\x10\x10\0\0", b"P7\nWIDTH ",
             ];
             let mut bytes = starts[start].to_vec();
@@ -365,9 +371,11 @@ mod tests {
         #[test]
         fn damaged_and_shortened_images_never_make_the_probe_panic(
             encoding in prop::sample::select(vec![
-                Encoding::Jpeg, Encoding::Png, Encoding::WebP, Encoding::Gif, Encoding::Bmp, Encoding::Ico, Encoding::Pnm, Encoding::Qoi,
+                Encoding::Jpeg, Encoding::Png, Encoding::WebP, Encoding::Gif, Encoding::Bmp,
+                    Encoding::Ico, Encoding::Pnm, Encoding::Qoi,
             ]),
-            at in any::<prop::sample::Index>(), byte in any::<u8>(), length in any::<prop::sample::Index>(),
+            at in any::<prop::sample::Index>(), byte in any::<u8>(),
+                length in any::<prop::sample::Index>(),
         ) {
             let mut bytes = encode(7, 5, encoding);
             let index = at.index(bytes.len());

@@ -1,7 +1,9 @@
-//! What is done to one pair alone: its image's header and pixels, its caption's tokens. Pure functions of bytes and text.
+//! Everything that is computed for a single pair: its image's header and pixels, its caption's
+//! tokens. Pure functions of bytes and text.
 //!
-//! A crate of its own because this is where the loader's time goes: it is compiled optimised in every profile, with the
-//! generic decoders and resizers that it uses, while the pipeline around it, which only moves results, compiles fast.
+//! It is a separate crate because the loader spends its time here. It is compiled optimised in
+//! every profile, with the generic decoders and resizers that it uses. The pipeline around it only
+//! moves results, and compiles fast.
 
 mod decode;
 mod exif;

@@ -1,7 +1,9 @@
-//! Crop and resize by Pillow's contract: at most 2 levels from its bicubic and bilinear, 99.9% within 1.
+//! Crop and resize, within the promised distance to Pillow: at most 2 levels from its bicubic and
+//! bilinear, 99.9% within 1.
 //!
-//! The crop comes first and the resize sees nothing outside of it (`TypedCroppedImage`; `ResizeOptions::crop` would read around
-//! the crop). Pillow's bicubic has a = −0.5, which is Catmull-Rom; its bilinear is a triangle as wide as the scale wants.
+//! The crop comes first, and the resize reads nothing outside it. `TypedCroppedImage` does this;
+//! `ResizeOptions::crop` would read around the crop. Pillow's bicubic has a = −0.5, which is
+//! Catmull-Rom; its bilinear is a triangle whose width depends on the scale.
 
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3};
@@ -18,7 +20,8 @@ pub struct CropBox {
     pub height: u32,
 }
 
-/// A filter that resizes as Pillow does. Its others are not here because nobody has compared them.
+/// A filter that resizes like Pillow. Other filters are missing because they have not been
+/// compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Interpolation {
     #[default]
@@ -27,7 +30,8 @@ pub enum Interpolation {
 }
 
 impl Interpolation {
-    /// OpenCLIP's name of it. It stands in files and in the hashes of scores, so it stays.
+    /// Returns OpenCLIP's name of the filter. It is part of files and of the hashes of scores, so
+    /// it must not change.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bicubic => "bicubic",
@@ -36,10 +40,10 @@ impl Interpolation {
     }
 }
 
-/// A part of an image, resized: u8 [height, width, 3]. A part that leaves the image is an error.
+/// Resizes a part of an image: u8 [height, width, 3]. A part that leaves the image is an error.
 ///
-/// The memory of `pixels` becomes the result, `between` holds what stands between the two passes. What was in them does not
-/// matter: they spare allocations.
+/// The memory of `pixels` becomes the result, and `between` holds the intermediate image. Their
+/// content does not matter; they save allocations.
 pub fn resize(
     image: &RgbImage,
     crop: CropBox,
@@ -60,7 +64,7 @@ pub fn resize(
     passes(&part, width, height, filter, pixels, between)
 }
 
-/// A grey image, u8 [from height, from width], resized: u8 [height, width].
+/// Resizes a grey image, u8 [from height, from width]: u8 [height, width].
 pub fn resize_gray(
     gray: &[u8],
     from: (u32, u32),
@@ -73,12 +77,16 @@ pub fn resize_gray(
     passes(&source, width, height, filter, Vec::new(), &mut Vec::new())
 }
 
-/// Pillow's resize: two passes, rounded and clipped to u8 in between, columns first where the height loses more than twice as
-/// many pixels as the width, rows first otherwise. Where a filter overshoots, the other order of the passes clips elsewhere,
-/// which is off by dozens of levels in a few samples. (The rule was compared with Pillow 13 for 108 pairs of sizes.)
+/// Resizes like Pillow: in two passes, rounded and clipped to u8 in between.
 ///
-/// In one call `fast_image_resize` always takes the columns first; a call that changes one side only makes one pass. The typed
-/// calls are used since the others compile the code of every kind of pixel, which takes minutes.
+/// Columns come first if the height loses more than twice as many pixels as the width; otherwise
+/// rows come first. If a filter overshoots, the other order of the passes clips elsewhere, which is
+/// off by dozens of levels in a few samples. (The rule was compared with Pillow 13 for 108 pairs of
+/// sizes.)
+///
+/// In one call, `fast_image_resize` always takes the columns first; a call that changes one side
+/// makes one pass. The typed calls are used because the others compile the code for every kind of
+/// pixel, which takes minutes.
 fn passes<P: PixelTrait>(
     source: &impl ImageView<Pixel = P>,
     width: u32,
@@ -109,5 +117,5 @@ fn passes<P: PixelTrait>(
 }
 
 fn unusable(error: &dyn std::fmt::Display) -> ImageError {
-    ImageError::CorruptPixels { detail: format!("the picture cannot be resized: {error}") }
+    ImageError::CorruptPixels { detail: format!("the image cannot be resized: {error}") }
 }

@@ -1,4 +1,4 @@
-//! Samples as decoders hand them out, turned into the RGB pixels that Pillow shows. Pure.
+//! Conversion of decoded samples to the RGB pixels that Pillow displays. Pure.
 
 /// Decoded pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub struct RgbImage {
     pub pixels: Vec<u8>,
 }
 
-/// Samples of 16 bits, in the order of this machine, become their upper bytes in the same memory.
+/// Replaces 16-bit samples, in the byte order of this machine, by their upper bytes, in place.
 pub(crate) fn keep_upper_bytes(samples: &mut Vec<u8>) {
     let kept = samples.len() / 2;
     for at in 0..kept {
@@ -18,8 +18,8 @@ pub(crate) fn keep_upper_bytes(samples: &mut Vec<u8>) {
     samples.truncate(kept);
 }
 
-/// Samples u8 [H, W, channels] as u8 [H, W, 3]. Where the pixels do not grow they stay in their memory: of the largest
-/// images a second copy would be a gigabyte.
+/// Converts samples u8 [H, W, channels] to u8 [H, W, 3]. Works in place if the pixels do not grow,
+/// since a copy of the largest images would take a gigabyte.
 pub(crate) fn rgb(mut samples: Vec<u8>, channels: u8) -> Vec<u8> {
     match channels {
         1 => samples.into_iter().flat_map(|gray| [gray; 3]).collect(),
@@ -45,7 +45,8 @@ pub(crate) fn rgb(mut samples: Vec<u8>, channels: u8) -> Vec<u8> {
     }
 }
 
-/// Inks u8 [H, W, 4] (cyan, magenta, yellow, black; 0 is none) as u8 [H, W, 3]: Pillow's `convert("RGB")`.
+/// Converts inks u8 [H, W, 4] (cyan, magenta, yellow, black; 0 is none) to u8 [H, W, 3], like
+/// Pillow's `convert("RGB")`.
 pub(crate) fn rgb_of_inks(inks: &[u8]) -> Vec<u8> {
     let convert = |ink: &[u8]| {
         let not_black = 255 - ink[3];
@@ -54,23 +55,24 @@ pub(crate) fn rgb_of_inks(inks: &[u8]) -> Vec<u8> {
     inks.chunks_exact(4).flat_map(convert).collect()
 }
 
-/// a · b / 255, rounded: Pillow's `MULDIV255`, which is exact.
+/// Returns a · b / 255, rounded: Pillow's `MULDIV255`, which is exact.
 fn multiply_divide_255(a: u8, b: u8) -> u8 {
     divide_255(u32::from(a) * u32::from(b))
 }
 
-/// Pillow's `DIV255`, for values up to 255 · 255.
+/// Returns Pillow's `DIV255`, for values up to 255 · 255.
 fn divide_255(value: u32) -> u8 {
     let rounded = value + 128;
     (((rounded >> 8) + rounded) >> 8) as u8
 }
 
-/// Pillow's `Image.paste` with the alpha as mask, on white.
+/// Blends a sample over white, like Pillow's `Image.paste` with the alpha as mask.
 fn over_white(sample: u8, alpha: u8) -> u8 {
     divide_255(255 * u32::from(255 - alpha) + u32::from(sample) * u32::from(alpha))
 }
 
-/// Samples u8 [pixels, 4] whose colours were multiplied by their alpha, as they were before: Pillow's `RGBa` to `RGBA`.
+/// Undoes the premultiplication of colours by alpha, in samples u8 [pixels, 4]: Pillow's `RGBa` to
+/// `RGBA`.
 pub(crate) fn without_premultiplication(samples: &mut [u8]) {
     for pixel in samples.chunks_exact_mut(4) {
         let alpha = u32::from(pixel[3]);
@@ -82,8 +84,8 @@ pub(crate) fn without_premultiplication(samples: &mut [u8]) {
     }
 }
 
-/// Numbers of 1, 2 or 4 bits as bytes, each row beginning with a byte of its own. Some rows may have fewer bytes than asked for:
-/// then fewer numbers come back.
+/// Unpacks numbers of 1, 2 or 4 bits to bytes. Each row starts with a new byte. Returns fewer
+/// numbers if rows are missing bytes.
 pub(crate) fn unpacked(rows: &[u8], width: usize, bits: u8) -> Vec<u8> {
     let in_a_byte = usize::from(8 / bits);
     let mask = ((1_u16 << bits) - 1) as u8;

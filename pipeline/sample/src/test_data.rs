@@ -1,8 +1,8 @@
-//! For tests: this crate's own images and reference values.
+//! Test helpers: this crate's own images and reference values.
 
 use std::path::Path;
 
-/// A file of `testdata/`.
+/// Reads a file of `testdata/`.
 pub(crate) fn own(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)).unwrap()
 }

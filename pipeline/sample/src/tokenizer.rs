@@ -1,7 +1,8 @@
-//! From captions to token ids. CLIP's own vocabulary is built in; any other `tokenizer.json` is used as it is.
+//! From captions to token ids. CLIP's own vocabulary is built in; any other `tokenizer.json` is
+//! used as it is.
 //!
-//! The built-in one cleans text as OpenCLIP does and gives its ids. A text cannot smuggle in a start or end token: such
-//! strings are tokenized as the characters that they are.
+//! The built-in tokenizer cleans text like OpenCLIP and returns its ids. A text cannot smuggle in a
+//! start or end token: such strings are tokenized as plain characters.
 
 mod clip_vocabulary;
 mod error;
@@ -21,67 +22,69 @@ use openclip_text::{clean, single_spaces};
 pub use clip_vocabulary::Vocabulary;
 pub use error::TokenizerError;
 
-/// A tokenizer with a `tokenizer.json` of its own.
+/// A tokenizer with its `tokenizer.json`.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     json: String,
     cleaning: Cleaning,
     frame: Frame,
-    /// Id behind the end of a text.
+    /// Id after the end of a text.
     pad: i32,
     /// An id that becomes 0.
     zeroed: Option<i32>,
 }
 
-/// What happens to a text before the file's own normalizer sees it.
+/// The cleaning of a text before the file's own normalizer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cleaning {
-    /// That of OpenCLIP's own tokenizer.
+    /// The cleaning of OpenCLIP's own tokenizer.
     OpenClip,
     /// OpenCLIP's `canonicalize`, for SigLIP: no punctuation, lower case, single spaces.
     Canonical,
-    /// Nothing more.
+    /// Only the file's own normalizer.
     #[default]
     OfTheFile,
 }
 
-/// What a model wants of a tokenizer that was not made for it alone.
+/// The requirements of a model on a tokenizer that was not made for it alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenizerOptions {
     pub cleaning: Cleaning,
-    /// Id behind the end of a text; none: as the file says.
+    /// Id after the end of a text; `None`: as in the file.
     pub pad_id: Option<i32>,
     /// Whether `[SEP]` becomes 0 (OpenCLIP's `strip_sep_token`).
     pub separator_to_zero: bool,
 }
 
-/// What masked language modelling must know of a vocabulary.
+/// The properties of a vocabulary that masked language modelling needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenKinds {
-    /// The token that stands for a masked one: `[MASK]` or `<mask>`.
+    /// The token that replaces a masked one: `[MASK]` or `<mask>`.
     pub mask: Option<i32>,
-    /// Ids of all special tokens, rising.
+    /// Ids of all special tokens, in ascending order.
     pub special: Vec<i32>,
-    /// Ids of pieces that go on with the word before them, rising. None where the vocabulary does not mark them.
+    /// Ids of pieces that continue a word, in ascending order. `None` if the vocabulary does not
+    /// mark them.
     pub continuations: Option<Vec<i32>>,
 }
 
-/// What stands around a text.
+/// The tokens around a text.
 enum Frame {
     Tokens {
         start: u32,
         end: u32,
     },
-    /// What the file's own post-processor puts there.
+    /// The tokens of the file's own post-processor.
     PostProcessor,
 }
 
-/// OpenAI's pattern for words, as Hugging Face writes it.
+/// OpenAI's pattern for words, in Hugging Face's syntax.
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 /// ftfy's `uncurl_quotes`, which OpenCLIP runs through `ftfy.fix_text`.
 const SINGLE_QUOTES: &str = "[\u{02bc}\u{2018}-\u{201b}]";
 const DOUBLE_QUOTES: &str = "[\u{201c}-\u{201f}]";
-/// The references to characters that HTML and XML share, and the space; the ampersand last, so that one round is one round.
+/// The character references of both HTML and XML, and the space. The ampersand is last, so that one
+/// pass undoes one level.
 const HTML: [(&str, &str); 6] = [
     ("&quot;", "\""),
     ("&#39;", "'"),
@@ -92,9 +95,10 @@ const HTML: [(&str, &str); 6] = [
 ];
 
 impl Tokenizer {
-    /// CLIP's tokenizer: the ids of OpenCLIP's `SimpleTokenizer`.
+    /// Returns CLIP's tokenizer, with the ids of OpenCLIP's `SimpleTokenizer`.
     ///
-    /// Texts are cleaned as OpenCLIP cleans them. Which broken encodings are repaired is decided more carefully than by its `ftfy`.
+    /// Texts are cleaned as in OpenCLIP. Broken encodings are repaired more carefully than in its
+    /// `ftfy`.
     pub fn clip() -> Result<Self, TokenizerError> {
         let built_in =
             |error: &dyn ToString| TokenizerError::BuiltIn { message: error.to_string() };
@@ -114,12 +118,14 @@ impl Tokenizer {
         })
     }
 
-    /// Any `tokenizer.json`, with its own normalizer. The one that [`Tokenizer::clip`] writes gives that tokenizer again.
+    /// Reads any `tokenizer.json`, with its own normalizer. The file that [`Tokenizer::clip`]
+    /// writes gives that tokenizer again.
     pub fn from_file(path: &Path) -> Result<Self, TokenizerError> {
         Self::from_file_with(path, TokenizerOptions::default())
     }
 
-    /// Any `tokenizer.json`, or a `vocab.txt` of WordPiece as BERT has it, used as a model wants it.
+    /// Reads any `tokenizer.json`, or a `vocab.txt` of WordPiece as in BERT, with the options of a
+    /// model.
     pub fn from_file_with(path: &Path, options: TokenizerOptions) -> Result<Self, TokenizerError> {
         let mut json = std::fs::read_to_string(path).map_err(SchemaError::io(path))?;
         if path.extension().is_some_and(|ending| ending == "txt") {
@@ -156,14 +162,16 @@ impl Tokenizer {
         let zeroed =
             inner.token_to_id("[SEP]").filter(|_| options.separator_to_zero).map(|id| id as i32);
         let tokenizer = Self { inner, json, cleaning: options.cleaning, frame, pad, zeroed };
-        // A vocabulary without a token for the unknown fails at a character that it lacks: better now than in the middle.
+        // A vocabulary without an unknown token fails at a character that it lacks. It is better to
+        // fail now than in the middle.
         tokenizer
             .ids("a ß 漢 😀 \u{1}")
             .map_err(|message| unreadable(format!("it cannot encode every text: {message}")))?;
         Ok(tokenizer)
     }
 
-    /// The ids of a text: start, text, end, padding; `context_length` in all. A longer text is cut so that the end is last.
+    /// Returns the ids of a text: start, text, end, padding; `context_length` in total. A longer
+    /// text is cut so that the end is last.
     pub fn encode(&self, text: &str, context_length: usize) -> Vec<i32> {
         // from_file has made sure that any character can be encoded.
         let (mut ids, closing) = self.ids(text).unwrap_or_default();
@@ -178,14 +186,14 @@ impl Tokenizer {
         ids
     }
 
-    /// Tokens of a text, without start and end and without a cut.
+    /// Returns the number of tokens of a text, without start and end and without truncation.
     pub fn token_count(&self, text: &str) -> usize {
         self.inner
             .encode_fast(self.cleaned(text).as_str(), false)
             .map_or(0, |encoding| encoding.len())
     }
 
-    /// All ids of a text with what stands around it, and how many of the last ones close it.
+    /// Returns all ids of a text with the tokens around it, and how many of the last ones close it.
     fn ids(&self, text: &str) -> Result<(Vec<u32>, usize), String> {
         let text = self.cleaned(text);
         let with_frame = matches!(self.frame, Frame::PostProcessor);
@@ -213,25 +221,27 @@ impl Tokenizer {
         }
     }
 
-    /// The bytes of `tokenizer.json`, for Hugging Face's `tokenizers` and for [`Tokenizer::from_file`].
+    /// Returns the bytes of `tokenizer.json`, for Hugging Face's `tokenizers` and for
+    /// [`Tokenizer::from_file`].
     ///
-    /// A `tokenizer.json` can undo HTML's common references and make quotes straight only, so a caption with a rare reference (`&eacute;`),
-    /// a ligature, letters of full width, control characters or a broken encoding has other ids there.
+    /// A `tokenizer.json` can only undo common HTML references and straighten quotes. So some
+    /// captions have other ids there: those with a rare reference (`&eacute;`), a ligature,
+    /// full-width letters, control characters or a broken encoding.
     pub fn to_json(&self) -> &str {
         &self.json
     }
 
-    /// Hash of [`Tokenizer::to_json`].
+    /// Returns the hash of [`Tokenizer::to_json`].
     pub fn hash(&self) -> ContentHash {
         ContentHash::of(self.json.as_bytes())
     }
 
-    /// Ids that a text can have: 0..this.
+    /// Returns the number of ids: those of a text are in 0..this.
     pub fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// Which tokens are special, and which go on with a word. Only WordPiece marks the latter.
+    /// Returns the special tokens and those that continue a word. Only WordPiece marks the latter.
     pub fn kinds(&self) -> TokenKinds {
         let added = self.inner.get_added_tokens_decoder();
         let mut special: Vec<i32> =
@@ -260,7 +270,7 @@ impl Tokenizer {
         TokenKinds { mask, special, continuations }
     }
 
-    /// What `vocab.json` and `merges.txt` hold. Only a byte-pair tokenizer has them.
+    /// Returns the content of `vocab.json` and `merges.txt`. Only a byte-pair tokenizer has them.
     pub fn vocab_and_merges(&self) -> Result<Vocabulary, TokenizerError> {
         let parsed: Value = serde_json::from_str(&self.json).unwrap_or_default();
         let model = &parsed["model"];
@@ -286,16 +296,20 @@ impl Tokenizer {
     }
 }
 
-/// OpenCLIP's `canonicalize_text`.
+/// Applies OpenCLIP's `canonicalize_text`.
 fn canonical(text: &str) -> String {
     let text = text.replace('_', " ");
     let kept: String = text.chars().filter(|c| !c.is_ascii_punctuation()).collect();
     single_spaces(&kept.to_lowercase())
 }
 
-/// Hugging Face's `tokenizer.json` of CLIP, with OpenCLIP's cleaning as far as that form can say it.
+/// Returns Hugging Face's `tokenizer.json` of CLIP, with OpenCLIP's cleaning as far as the format
+/// allows.
 fn clip_json(vocabulary: &Vocabulary) -> String {
-    let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+    let replace = |pattern: Value, content: &str| {
+        let kind = "Replace";
+        json!({"type": kind, "pattern": pattern, "content": content})
+    };
     let html =
         HTML.iter().map(|(reference, character)| replace(json!({"String": reference}), character));
     let mut normalizers: Vec<Value> = html.clone().chain(html).collect();
@@ -307,7 +321,12 @@ fn clip_json(vocabulary: &Vocabulary) -> String {
     normalizers.push(json!({"type": "Lowercase"}));
 
     let (start, end) = (vocabulary.tokens.len() - 2, vocabulary.tokens.len() - 1);
-    let special = |id: usize, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let special = |id: usize, content: &str| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        })
+    };
     let vocab: serde_json::Map<String, Value> = vocabulary
         .tokens
         .iter()
@@ -324,15 +343,22 @@ fn clip_json(vocabulary: &Vocabulary) -> String {
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Removed", "invert": true},
-            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+            {
+                "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                "use_regex": false,
+            },
         ]},
         "post_processor": {
-            "type": "RobertaProcessing", "sep": [END, end], "cls": [START, start], "trim_offsets": false, "add_prefix_space": false,
+            "type": "RobertaProcessing", "sep": [END, end], "cls": [START, start],
+            "trim_offsets": false, "add_prefix_space": false,
         },
-        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "decoder": {
+            "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true,
+        },
         "model": {
-            "type": "BPE", "dropout": null, "unk_token": END, "continuing_subword_prefix": "", "end_of_word_suffix": WORD_END,
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": merges,
+            "type": "BPE", "dropout": null, "unk_token": END, "continuing_subword_prefix": "",
+            "end_of_word_suffix": WORD_END, "fuse_unk": false, "byte_fallback": false,
+            "ignore_merges": false, "vocab": vocab, "merges": merges,
         },
     })
     .to_string()

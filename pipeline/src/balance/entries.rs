@@ -1,7 +1,9 @@
-//! MetaCLIP's list of entries, and which of them stand in a caption. Pure but for reading the list.
+//! MetaCLIP's list of entries, and the search for them in captions. Pure, except for reading the
+//! list.
 //!
-//! After `spacing` and `substr_matching` in metaclip/substr_matching.py of facebookresearch/MetaCLIP: an entry matches where it
-//! stands with a space on either side, in a caption with spaces at its ends and around `, . ; : ? ! backtick`. Case counts.
+//! It follows `spacing` and `substr_matching` in metaclip/substr_matching.py of
+//! facebookresearch/MetaCLIP. An entry matches with a space on either side, in a caption with
+//! spaces at its ends and around `, . ; : ? ! backtick`. Matching is case-sensitive.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,28 +11,30 @@ use std::path::{Path, PathBuf};
 use aho_corasick::AhoCorasick;
 use diptych_schemas::{ContentHash, SchemaError};
 
-/// What is wrong with a list of entries.
+/// An error in a list of entries.
 #[derive(Debug, thiserror::Error)]
 pub enum EntriesError {
     #[error(
-        "{path}: not a list of entries: {message}. It is a JSON array of texts, or a text file with an entry a line"
+        "{path}: not a list of entries: {message}. Use a JSON array of texts, or a text file with \
+         one entry per line"
     )]
     Unreadable { path: PathBuf, message: String },
     #[error(transparent)]
     Schema(#[from] SchemaError),
 }
 
-/// Entries, ready to be looked for.
+/// Entries, prepared for the search.
 #[derive(Debug)]
 pub struct Entries {
     names: Vec<String>,
-    /// For each pattern, which entry it is.
+    /// The entry of each pattern.
     ids: Vec<u32>,
     automaton: AhoCorasick,
 }
 
 impl Entries {
-    /// Reads a JSON array of texts, as MetaCLIP's metadata.json, or a text file with an entry a line.
+    /// Reads a JSON array of texts, such as MetaCLIP's metadata.json, or a text file with one entry
+    /// per line.
     pub fn read(path: &Path) -> Result<Self, EntriesError> {
         let bad = |message: String| EntriesError::Unreadable { path: path.to_owned(), message };
         let bytes = std::fs::read(path).map_err(SchemaError::io(path))?;
@@ -43,7 +47,7 @@ impl Entries {
         Self::new(names).map_err(bad)
     }
 
-    /// Of entries that are equal, the last one counts, as in MetaCLIP's automaton.
+    /// Prepares entries. Of equal entries, the last one counts, as in MetaCLIP's automaton.
     pub fn new(names: Vec<String>) -> Result<Self, String> {
         if names.is_empty() {
             return Err("it is empty".into());
@@ -57,7 +61,7 @@ impl Entries {
         Ok(Self { names, ids, automaton })
     }
 
-    /// How many there are, equal ones too.
+    /// Returns the number of entries, including equal ones.
     pub fn len(&self) -> usize {
         self.names.len()
     }
@@ -70,12 +74,12 @@ impl Entries {
         &self.names[id as usize]
     }
 
-    /// Hash of the list.
+    /// Returns a hash of the list.
     pub fn hash(&self) -> ContentHash {
         ContentHash::of(serde_json::Value::from(self.names.clone()).to_string().as_bytes())
     }
 
-    /// Puts the entries that stand in a caption into `found`, ascending, each once.
+    /// Finds the entries in a caption. Stores them in `found` in ascending order, each once.
     pub fn matches(&self, caption: &str, found: &mut Vec<u32>) {
         found.clear();
         let text = spaced(caption);

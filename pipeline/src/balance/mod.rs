@@ -1,9 +1,11 @@
-//! MetaCLIP's balancing (Xu and others, "Demystifying CLIP Data", 2023, algorithm 1): captions are matched with a list of
-//! entries, an entry that matches more than t pairs keeps each with probability t / count, and a pair stays if any of its
-//! entries keeps it.
+//! MetaCLIP's balancing (Xu and others, "Demystifying CLIP Data", 2023, algorithm 1).
 //!
-//! A draw is a hash of seed, uid and entry: the same on every machine, for any other pairs around it. Captions are read twice,
-//! to count and to draw, so memory is that of the list and of the pairs that stay.
+//! Captions are matched with a list of entries. An entry that matches more than t pairs keeps each
+//! with probability t / count. A pair stays if any of its entries keeps it.
+//!
+//! A draw is a hash of seed, uid and entry, so it is equal on every machine and independent of
+//! other pairs. Captions are read twice, to count and to draw. So memory is needed only for the
+//! list and for the pairs that stay.
 
 mod entries;
 
@@ -22,14 +24,14 @@ use crate::{SelectError, Selection, SelectionReport};
 
 pub use entries::{Entries, EntriesError};
 
-/// What is balanced, and how.
+/// The settings of a balancing.
 #[derive(Debug)]
 pub struct BalanceSpec<'a> {
     pub entries: &'a Entries,
-    /// t: pairs that an entry keeps on average at most.
+    /// t: most pairs that an entry keeps on average.
     pub t: u64,
     pub seed: u64,
-    /// How many pairs each entry matches, where that was counted on a larger pool; none: counted here.
+    /// Number of pairs that each entry matches, if counted on a larger pool; `None`: counted here.
     pub counts: Option<Vec<u64>>,
     /// SQL condition over the table `scored` that pairs must fulfil first.
     pub condition: Option<&'a str>,
@@ -37,19 +39,19 @@ pub struct BalanceSpec<'a> {
     pub selection: Option<&'a Selection>,
 }
 
-/// What came of it.
+/// The result of a balancing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BalanceReport {
     /// Pairs that fulfil the condition.
     pub candidates: u64,
-    /// Of these, pairs that match an entry.
+    /// Candidates that match an entry.
     pub matched: u64,
-    /// Pairs that each entry matches, or as they were given.
+    /// Number of pairs that each entry matches, counted or given.
     pub counts: Vec<u64>,
     pub selection: SelectionReport,
 }
 
-/// Draws, and writes the pairs that stay to `output`, whole or not at all.
+/// Balances pairs and writes those that stay to `output`, as a whole or not at all.
 pub async fn balance(
     context: &SessionContext,
     spec: &BalanceSpec<'_>,
@@ -96,7 +98,7 @@ pub async fn balance(
     Ok(BalanceReport { candidates, matched, counts, selection })
 }
 
-/// Uniform in [0, 1), with 53 bits.
+/// Returns a uniform number in [0, 1), with 53 bits.
 fn draw(seed: u64, uid: Uid, entry: u64) -> f64 {
     let number = u128::from_be_bytes(uid.0);
     fraction_of(seed_of(&[seed, (number >> 64) as u64, number as u64, entry]))
@@ -124,7 +126,7 @@ async fn each_pair(
     Ok(())
 }
 
-/// What made the selection, as SQL with the draw in its comments.
+/// Returns the SQL of the selection, with the draw in its comments.
 fn provenance(spec: &BalanceSpec, condition: &str) -> String {
     let mut text = format!(
         "-- diptych balance --t {} --seed {}, entries {}\n",
@@ -137,7 +139,7 @@ fn provenance(spec: &BalanceSpec, condition: &str) -> String {
     }
     if let Some(selection) = spec.selection {
         let made_by = selection.sql.replace('\n', "\n--   ");
-        // Writing to a text does not fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "-- of selection {}, made by:\n--   {made_by}", selection.hash());
     }
     text + &format!("SELECT uid FROM scored WHERE {condition}")

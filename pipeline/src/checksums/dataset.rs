@@ -1,4 +1,5 @@
-//! All files of a dataset, read to their ends and held against each other and against `dataset.json`.
+//! Verification of a dataset: all files are read to their ends and compared with each other and
+//! with `dataset.json`.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,17 +21,19 @@ use super::{Checksums, verify_file};
 /// Images that are read at once.
 const IMAGES_AT_ONCE: usize = 64;
 
-/// A file of a dataset, and what is wrong with it.
+/// A file of a dataset and the result of its check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedFile {
     pub path: PathBuf,
     pub found: Result<Checksums, String>,
-    /// Whether it can be computed again from the dataset: a score or embeddings.
+    /// Whether the file can be computed again from the dataset: a score or embeddings.
     pub derived: bool,
 }
 
-/// Reads every page of every file of a dataset. Of a shard it also compares uids with `dataset.json`, and images with the
-/// hashes in meta, so that images of a dataset without checksums are checked as well.
+/// Reads every page of every file of a dataset.
+///
+/// For each shard it also compares uids with `dataset.json`, and images with the hashes in meta. So
+/// images of a dataset without checksums are checked as well.
 pub fn verify_dataset(folder: &Path) -> Result<Vec<CheckedFile>, SchemaError> {
     let manifest = DatasetManifest::read(folder)?;
     let mut derived = Vec::new();
@@ -50,7 +53,7 @@ pub fn verify_dataset(folder: &Path) -> Result<Vec<CheckedFile>, SchemaError> {
     Ok(shards.chain(ledgers).chain(derived).collect())
 }
 
-/// Finished Parquet files in a folder and below it, by name.
+/// Collects the finished Parquet files in a folder and below it, by name.
 fn parquet_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), SchemaError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -76,17 +79,19 @@ fn check_shard(folder: &Path, entry: &ShardEntry) -> [CheckedFile; 2] {
         if uids.0 == entry.pairs && uids.1 == entry.uids_hash {
             Ok(sums)
         } else {
-            Err(format!("its {} uids are not the {} that dataset.json names", uids.0, entry.pairs))
+            Err(format!("its {} uids are not the {} in dataset.json", uids.0, entry.pairs))
         }
     });
     let found_blob = fs::metadata(&blob)
         .map_err(|error| error.to_string())
         .and_then(|file| match file.len() {
             length if length == entry.blob_bytes => verify_file(&blob),
-            length => Err(format!("it has {length} bytes, dataset.json says {}", entry.blob_bytes)),
+            length => {
+                Err(format!("it has {length} bytes, but dataset.json says {}", entry.blob_bytes))
+            }
         })
         .and_then(|sums| {
-            // Where meta cannot be read there is nothing to compare with.
+            // Without a readable meta there is nothing to compare with.
             if found_meta.is_ok() {
                 compare_images(&meta, &blob)?;
             }
@@ -98,7 +103,7 @@ fn check_shard(folder: &Path, entry: &ShardEntry) -> [CheckedFile; 2] {
     ]
 }
 
-/// The rows of some columns of a file.
+/// Opens the rows of some columns of a file.
 fn rows(path: &Path, columns: &[&str], at_once: usize) -> Result<ParquetRecordBatchReader, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let builder = footer::rows_of(file).map_err(|error| error.to_string())?;
@@ -112,10 +117,10 @@ fn rows(path: &Path, columns: &[&str], at_once: usize) -> Result<ParquetRecordBa
 
 fn hashes<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a FixedSizeBinaryArray, String> {
     let column = batch.column_by_name(name).and_then(|array| array.as_fixed_size_binary_opt());
-    column.ok_or_else(|| format!("its column {name} is not as diptych writes it"))
+    column.ok_or_else(|| format!("its column {name} has another type than diptych writes"))
 }
 
-/// Number of uids, and the hash that `dataset.json` has of them.
+/// Returns the number of uids and their hash, as in `dataset.json`.
 fn uids_of(meta: &Path) -> Result<(u64, ContentHash), String> {
     let mut all = Vec::new();
     let mut count = 0;
@@ -128,7 +133,7 @@ fn uids_of(meta: &Path) -> Result<(u64, ContentHash), String> {
     Ok((count, ContentHash::of(&all)))
 }
 
-/// Whether the images of a shard are those that its meta describes, in the same order.
+/// Compares the images of a shard with the rows of its meta, in order.
 fn compare_images(meta: &Path, blob: &Path) -> Result<(), String> {
     let mut described = rows(meta, &[column::UID, column::SHA256], IMAGES_AT_ONCE)?;
     let mut row = 0;
@@ -141,16 +146,14 @@ fn compare_images(meta: &Path, blob: &Path) -> Result<(), String> {
         let found = hashes(&images, column::UID)?;
         let bytes =
             images.column_by_name(column::IMAGE).and_then(|array| array.as_binary_opt::<i64>());
-        let bytes =
-            bytes.ok_or_else(|| "its column image is not as diptych writes it".to_owned())?;
+        let bytes = bytes
+            .ok_or_else(|| "its column image has another type than diptych writes".to_owned())?;
         for at in 0..images.num_rows() {
             if found.value(at) != uid.value(at) {
-                return Err(format!("row {row} is not the pair that its meta has there"));
+                return Err(format!("row {row} is another pair than in its meta"));
             }
             if ContentHash::of(bytes.value(at)).0 != sha256.value(at) {
-                return Err(format!(
-                    "the image in row {row} does not have the hash that its meta says"
-                ));
+                return Err(format!("the image in row {row} does not have the hash in its meta"));
             }
             row += 1;
         }

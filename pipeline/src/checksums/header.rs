@@ -1,26 +1,27 @@
-//! The header of a page: Thrift's compact protocol, as parquet writes it, with a checksum put in. Pure.
+//! The header of a page in Thrift's compact protocol, as parquet writes it, with a checksum
+//! inserted. Pure.
 
-/// Header of a field of type i32 that follows the field with the number before.
+/// Header of a field of type i32 that directly follows the previous field number.
 const NEXT_I32: u8 = 0x15;
-/// Thrift's number of structures.
+/// Thrift's number for structures.
 const STRUCTURE: u8 = 12;
-/// `PageType.DICTIONARY_PAGE`, in zigzag.
+/// `PageType.DICTIONARY_PAGE`, in zigzag encoding.
 const DICTIONARY: u8 = 4;
 
-/// Whether it is the header of a dictionary.
+/// Returns whether a header belongs to a dictionary.
 pub(super) fn is_dictionary(header: &[u8]) -> bool {
     header.starts_with(&[NEXT_I32, DICTIONARY])
 }
 
-/// Adds the field `crc` (4) to a header that has type (1), both sizes (2, 3) and one structure (5 to 8). `None`: it is not
-/// such a header.
+/// Adds the field `crc` (4) to a header of type (1), both sizes (2, 3) and one structure (5 to 8).
+/// Returns `None` for any other header.
 pub(super) fn with_crc(header: &[u8], crc: u32) -> Option<Vec<u8>> {
     let mut at = 0;
     for _ in 0..3 {
         if *header.get(at)? != NEXT_I32 {
             return None;
         }
-        // The last byte of a number is the first without the upper bit.
+        // The last byte of a number is the first one without the upper bit.
         at += 2 + header[at + 1..].iter().position(|byte| byte & 0x80 == 0)?;
     }
     let structure = *header.get(at)?;
@@ -37,7 +38,7 @@ pub(super) fn with_crc(header: &[u8], crc: u32) -> Option<Vec<u8>> {
     Some(with)
 }
 
-/// Zigzag, seven bits a byte, the lowest first.
+/// Writes a number in zigzag encoding, seven bits per byte, lowest first.
 fn put_i32(number: i32, to: &mut Vec<u8>) {
     let mut left = ((number << 1) ^ (number >> 31)).cast_unsigned();
     while left >= 0x80 {

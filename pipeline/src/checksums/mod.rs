@@ -1,9 +1,11 @@
-//! Parquet files that notice a flipped bit.
+//! Parquet files that detect a flipped bit.
 //!
-//! 1. Every page has the CRC-32 that the Parquet format has a place for. Readers, ours and others, check it.
-//! 2. The format has no checksum for what stands behind the last page (Bloom filters, page index, footer), which decides what
-//!    a query reads, nor for the headers of pages. Ours stand in the footer, under [`KEY`].
-//! 3. Files without them, of other writers and of earlier versions, stay readable.
+//! 1. Every page has the CRC-32 that the Parquet format provides for. Readers, ours and others,
+//!    check it.
+//! 2. The format has no checksum for the part after the last page: Bloom filters, page index and
+//!    footer. That part decides what a query reads. Headers of pages have none either. Our
+//!    checksums of these are in the footer, under [`KEY`].
+//! 3. Files without them, from other writers and earlier versions, stay readable.
 
 mod dataset;
 mod header;

@@ -1,5 +1,5 @@
-//! The pages of a column chunk as they are written: collected from parquet's writer, each with its checksum, and handed on as
-//! the bytes of the chunk with the places in it.
+//! The pages of a column chunk, collected from parquet's writer and given checksums. They are
+//! passed on as the bytes of the chunk with the new page locations.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,15 +15,15 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::header::{is_dictionary, with_crc};
 
-/// Makes a place for the pages of each column, and keeps a hand on it.
+/// Creates a place for the pages of each column and keeps a reference to it.
 #[derive(Default)]
 pub(super) struct Places(Mutex<Vec<Place>>);
 
-/// The pages of one column chunk. parquet's writer puts them in, ours takes them out.
+/// The pages of one column chunk. Parquet's writer puts them in, ours takes them out.
 pub(super) type Place = Arc<Mutex<Pages>>;
 
 impl Places {
-    /// Those that were made since the last call, in the order of columns.
+    /// Returns the places made since the last call, in the order of columns.
     pub(super) fn take(&self) -> Vec<Place> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -43,7 +43,7 @@ impl PageStoreFactory for Places {
     }
 }
 
-/// What parquet's writer sees of a [`Place`].
+/// The view of a [`Place`] for parquet's writer.
 struct Store(Place);
 
 impl PageStore for Store {
@@ -83,18 +83,15 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// Headers and pages come in turn.
+    /// Adds a header or a page. They come in turn.
     fn put(&mut self, value: Bytes) -> Result<PageKey> {
         self.bytes += value.len();
         let Some(plain) = self.header.take() else {
             self.header = Some(value);
             return Ok(PageKey::new(0));
         };
-        let header = with_crc(&plain, crc32(&value)).ok_or_else(|| {
-            ParquetError::General(
-                "a page's header is not as this version of parquet writes it".into(),
-            )
-        })?;
+        let header = with_crc(&plain, crc32(&value))
+            .ok_or_else(|| ParquetError::General("a page has an unexpected header".into()))?;
         self.grown += header.len() - plain.len();
         let page = Page { header, body: value };
         if is_dictionary(&plain) {
@@ -105,7 +102,7 @@ impl Pages {
         Ok(PageKey::new(0))
     }
 
-    /// The bytes of the chunk, and what parquet is to say of it: `close` with the places that pages have now.
+    /// Returns the bytes of the chunk, and `close` with the new locations of the pages.
     pub(super) fn into_chunk(
         self,
         close: &ColumnCloseResult,
@@ -134,7 +131,7 @@ impl Pages {
             for (number, (location, page)) in locations.iter().zip(&self.data).enumerate() {
                 moved.append_offset_and_size(offset, page.length() as i32);
                 offset += page.length() as i64;
-                // It counts rows; the index has the first of each page.
+                // The builder counts rows, while the index holds the first row of each page.
                 let next = locations
                     .get(number + 1)
                     .map_or(close.rows_written as i64, |next| next.first_row_index);
@@ -163,17 +160,17 @@ impl Length for Chunk {
 impl ChunkReader for Chunk {
     type T = Self;
 
-    /// Only whole.
+    /// Reads from the start only.
     fn get_read(&self, start: u64) -> Result<Self> {
         if start == 0 {
             Ok(self.clone())
         } else {
-            Err(ParquetError::General("a chunk is read whole".into()))
+            Err(ParquetError::General("a chunk can only be read as a whole".into()))
         }
     }
 
     fn get_bytes(&self, _: u64, _: usize) -> Result<Bytes> {
-        Err(ParquetError::General("a chunk is read whole".into()))
+        Err(ParquetError::General("a chunk can only be read as a whole".into()))
     }
 }
 

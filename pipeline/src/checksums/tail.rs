@@ -1,7 +1,8 @@
-//! What stands behind the pages of a file, from the Bloom filters to the last byte, and the checksums that stand in it.
+//! The tail of a file, from the Bloom filters to the last byte, and the checksums in it.
 //!
-//! The value of [`KEY`] in the footer is, in hexadecimal digits: where the tail begins, the CRC-32 of all before it, and the
-//! CRC-32 of the tail itself, whose own digits count as zeros.
+//! The value of [`KEY`] in the footer consists of hexadecimal digits: the start of the tail, the
+//! CRC-32 of everything before it, and the CRC-32 of the tail itself. The digits of the latter
+//! count as zeros.
 
 use std::fs::File;
 use std::io;
@@ -11,26 +12,26 @@ use std::path::Path;
 
 use super::KEY;
 
-/// Where the parts of the value stand in it.
+/// Positions of the parts in the value.
 const START: Range<usize> = 0..16;
 const BODY: Range<usize> = 16..24;
 const TAIL: Range<usize> = 24..32;
-/// Length of the footer, and "PAR1".
+/// Length of the footer's length and "PAR1".
 const END: u64 = 8;
 
-/// What a file says of the part before its tail.
+/// The checksum of the part before the tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Body {
     pub(super) bytes: u64,
     pub(super) crc: u32,
 }
 
-/// The value, still without the checksum of the tail.
+/// Returns the value, still without the checksum of the tail.
 pub(super) fn value(body: Body) -> String {
     format!("{:016x}{:08x}{:08x}", body.bytes, body.crc, 0)
 }
 
-/// Puts the checksum of the tail into its value. `None`: it has no value.
+/// Writes the checksum of the tail into its value. Returns `None` if there is no value.
 pub(super) fn seal(tail: &mut [u8]) -> Option<()> {
     let at = place(tail)?;
     let digits = format!("{:08x}", crc32(tail));
@@ -38,7 +39,8 @@ pub(super) fn seal(tail: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Where the value stands: behind the key, the type of the next field and its length, each a byte.
+/// Returns the position of the value: after the key, the type of the next field and its length, one
+/// byte each.
 fn place(bytes: &[u8]) -> Option<usize> {
     let key = bytes.windows(KEY.len()).rposition(|window| window == KEY.as_bytes())?;
     let at = key + KEY.len() + 2;
@@ -58,8 +60,10 @@ fn crc32(bytes: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// Checks what stands behind the pages, and returns what it says of the pages; `None`: it has no checksums. Wrong ones are an
-/// error of kind [`io::ErrorKind::InvalidData`].
+/// Checks the tail of a file and returns the expected checksum of its pages, or `None` if it has no
+/// checksums.
+///
+/// Wrong checksums are an error of kind [`io::ErrorKind::InvalidData`].
 pub(crate) fn check_tail(path: &Path) -> io::Result<Option<Body>> {
     let damaged = |message: &str| io::Error::new(io::ErrorKind::InvalidData, message.to_owned());
     let file = File::open(path)?;
@@ -70,7 +74,7 @@ pub(crate) fn check_tail(path: &Path) -> io::Result<Option<Body>> {
     file.read_exact_at(&mut end, end_at)?;
     let footer = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
     let footer_at = end_at.checked_sub(footer).filter(|_| &end[4..] == b"PAR1");
-    let footer_at = footer_at.ok_or_else(|| damaged("it does not end as a Parquet file does"))?;
+    let footer_at = footer_at.ok_or_else(|| damaged("it does not end like a Parquet file"))?;
     let from = |start: u64| {
         let mut bytes = vec![0; (length - start) as usize];
         file.read_exact_at(&mut bytes, start).map(|()| bytes)
@@ -96,9 +100,7 @@ pub(crate) fn check_tail(path: &Path) -> io::Result<Option<Body>> {
     }
     tail[at + TAIL.start..at + TAIL.end].fill(b'0');
     if u64::from(crc32(&tail)) != expected {
-        return Err(damaged(
-            "its footer, page index or Bloom filters do not have the checksum that they were written with",
-        ));
+        return Err(damaged("its footer, page index or Bloom filters do not match their checksum"));
     }
     Ok(Some(Body { bytes, crc: body as u32 }))
 }

@@ -1,4 +1,4 @@
-//! Files with checksums: read like any other, and never read wrong.
+//! Files with checksums are read like any other, and damage never goes unnoticed.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader}
 use super::tail::check_tail;
 use super::*;
 
-/// Columns of every shape: with a dictionary and without, text, bytes, nulls, lists.
+/// Columns of every shape: with and without a dictionary, text, bytes, nulls, lists.
 fn rows(count: u32) -> RecordBatch {
     let text = |n: u32| (n % 7 != 3).then(|| format!("caption number {}", n % 11));
     let list =
@@ -98,7 +98,7 @@ fn files_are_read_as_if_parquet_had_written_them() {
             let bytes = written(&parts, properties(version, compression));
             assert_eq!(read(&bytes).unwrap(), all);
 
-            // The same pages, row groups and statistics as those of parquet's own writer.
+            // The pages, row groups and statistics equal those of parquet's own writer.
             let mut plain = Vec::new();
             let mut writer = ArrowWriter::try_new(
                 &mut plain,
@@ -194,7 +194,7 @@ fn every_flipped_bit_is_found_by_reading_all_and_none_changes_what_a_reader_gets
             found => panic!("byte {at}: {found:?}"),
         }
         let readers_see_it = check_tail(&path).is_err();
-        // parquet's decoders may also give up in a panic where the header of a page lies about its encoding.
+        // Parquet's decoders may also panic if the header of a page has a wrong encoding.
         let found = std::panic::catch_unwind(|| read(&flipped));
         if !readers_see_it && matches!(found, Ok(Ok(rows)) if rows != all) {
             wrong.push(at);
@@ -214,7 +214,7 @@ fn files_of_other_writers_are_read_and_said_to_have_no_checksums() {
     writer.close().unwrap();
     assert_eq!(verify_file(&path), Ok(Checksums::Missing));
     let whole = std::fs::read(&path).unwrap();
-    for (cut, says) in [(whole.len() - 3, "end as a Parquet"), (5, "too short")] {
+    for (cut, says) in [(whole.len() - 3, "does not end"), (5, "too short")] {
         diptych_schemas::durable::write_expendable(&path, &[&whole[..cut]]).unwrap();
         let error = verify_file(&path).unwrap_err();
         assert!(error.contains(says), "{error}");

@@ -1,4 +1,4 @@
-//! A whole file, read to the last byte.
+//! Verification of a whole file, to the last byte.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,26 +11,28 @@ use crate::footer;
 
 use super::tail::{Body, check_tail};
 
-/// Rows that are decoded at once: few, since a row of a blob is an image.
+/// Rows that are decoded at once. Few, since a row of a blob is an image.
 const ROWS_AT_ONCE: usize = 256;
 const BYTES_AT_ONCE: usize = 1 << 20;
 
-/// Whether a file could be checked.
+/// The result of a successful check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksums {
     /// Every byte is as it was written.
     Right,
-    /// It has none, since an earlier version or another program wrote it; but all of it can be read.
+    /// An earlier version or another program wrote the file without checksums, but all of it can be
+    /// read.
     Missing,
 }
 
-/// Reads all of a file: its bytes against its checksums, and every value. Says in words what is wrong.
+/// Reads all of a file: its bytes against its checksums, and every value. The error says what is
+/// wrong.
 pub fn verify_file(path: &Path) -> Result<Checksums, String> {
     let body = check_tail(path).map_err(|error| error.to_string())?;
     if let Some(body) = body {
         let same = has_checksum(path, body).map_err(|error| error.to_string())?;
         if !same {
-            return Err("its pages do not have the checksum that they were written with".into());
+            return Err("its pages do not match their checksum".into());
         }
     }
     let file = File::open(path).map_err(|error| error.to_string())?;
@@ -43,7 +45,7 @@ pub fn verify_file(path: &Path) -> Result<Checksums, String> {
     Ok(body.map_or(Checksums::Missing, |_| Checksums::Right))
 }
 
-/// Reads files until one cannot be read, or until time is up. Says which one and why.
+/// Reads files until one cannot be read or the time is up. Returns the damaged file and the reason.
 pub(crate) fn first_damaged(
     files: impl Iterator<Item = PathBuf>,
     until: Instant,

@@ -1,4 +1,4 @@
-//! The writer.
+//! A writer of Parquet files with checksums.
 
 use std::io::{self, BufWriter, Write};
 use std::sync::{Arc, PoisonError};
@@ -21,10 +21,11 @@ use super::tail::{self, Body};
 /// Bytes that are written at once.
 const WRITTEN_BYTES: usize = 1 << 20;
 
-/// Writes Parquet with checksums, and is used like parquet's [`ArrowWriter`]. That one writes pages without checksums, and
-/// nothing behind them that could be checked.
+/// Writes Parquet with checksums. It is used like parquet's [`ArrowWriter`], which writes no
+/// checksums of pages and of the tail.
 ///
-/// Bloom filters stand behind all pages, whatever the properties say. Row groups are limited by rows, not by bytes.
+/// Bloom filters are written after all pages, whatever the properties say. Row groups are limited
+/// by rows, not by bytes.
 pub struct ParquetWriter<W: Write + Send> {
     file: SerializedFileWriter<Sink<W>>,
     columns: ArrowRowGroupWriterFactory,
@@ -42,7 +43,7 @@ struct RowGroup {
 }
 
 impl<W: Write + Send> ParquetWriter<W> {
-    /// Starts a file; without properties, with those of parquet.
+    /// Starts a file. Without properties, parquet's defaults apply.
     pub fn try_new(to: W, schema: SchemaRef, properties: Option<WriterProperties>) -> Result<Self> {
         let properties = properties
             .unwrap_or_default()
@@ -60,7 +61,7 @@ impl<W: Write + Send> ParquetWriter<W> {
         Ok(Self { file, columns, places, schema, rows_of_a_group, group: None, groups: 0 })
     }
 
-    /// Adds rows. A row group that is full is written.
+    /// Adds rows. Writes each row group that is full.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let mut at = 0;
         while at < batch.num_rows() {
@@ -93,12 +94,12 @@ impl<W: Write + Send> ParquetWriter<W> {
         Ok(())
     }
 
-    /// Adds to the metadata of the file.
+    /// Adds an entry to the metadata of the file.
     pub fn append_key_value_metadata(&mut self, entry: KeyValue) {
         self.file.append_key_value_metadata(entry);
     }
 
-    /// Ends the file, and gives back what it was written to.
+    /// Ends the file and returns its destination.
     pub fn close(mut self) -> Result<W> {
         self.flush()?;
         self.file.flush()?;
@@ -143,10 +144,10 @@ impl RowGroup {
     }
 }
 
-/// Where the file goes. What stands behind the pages is kept until its checksum is known.
+/// The destination of the file. The tail is held back until its checksum is known.
 struct Sink<W: Write> {
     to: BufWriter<W>,
-    /// Of what was written before the tail.
+    /// Bytes that were written before the tail.
     bytes: u64,
     crc: flate2::Crc,
     tail: Option<Vec<u8>>,
@@ -162,7 +163,7 @@ impl<W: Write> Sink<W> {
         }
     }
 
-    /// From here on it is the tail. Says what came before.
+    /// Starts the tail. Returns the checksum of everything before it.
     fn begin_tail(&mut self) -> Body {
         self.tail = Some(Vec::new());
         Body { bytes: self.bytes, crc: self.crc.sum() }

@@ -1,8 +1,9 @@
-//! Captions that share a MinHash band, and their comparison when it is needed.
+//! Captions that share a MinHash band, and their comparison on demand.
 //!
-//! Which captions are compared is decided while groups are formed: only with a caption that stays, and only if nothing covers
-//! the other one yet. So a cluster of a hundred thousand captions from one template costs a hundred thousand comparisons, and
-//! where many share a band without being near, a limit on comparisons in vain keeps the cost linear.
+//! Captions are compared while groups are formed: only with a caption that stays, and only if
+//! nothing covers the other one yet. So a cluster of a hundred thousand captions from one template
+//! costs a hundred thousand comparisons. If many captions share a band without being similar, a
+//! limit on useless comparisons keeps the cost linear.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,12 +13,12 @@ use super::keys::{Keys, words};
 use super::rows::RowSet;
 use super::stars::Cover;
 
-/// Comparisons below the threshold after which a caption looks no further in a band.
+/// Comparisons below the threshold after which a caption stops searching a band.
 const IN_VAIN: u32 = 256;
-/// Of a class without a text.
+/// The place of a class without a text.
 const NO_PLACE: u32 = u32::MAX;
 
-/// Bands of captions on the way to an index.
+/// Bands of captions, collected for an index.
 pub(super) struct BandKeys {
     pub(super) bands: Bands,
     keys: Keys<2>,
@@ -25,7 +26,8 @@ pub(super) struct BandKeys {
 }
 
 impl BandKeys {
-    /// For captions with a similarity of at least `similarity`. `rows`: classes are below this number.
+    /// Prepares bands for captions with a similarity of at least `similarity`. All classes are
+    /// below `rows`.
     pub(super) fn new(similarity: f64, rows: u32, memory: usize) -> Self {
         Self { bands: Bands::for_similarity(similarity), keys: Keys::new(memory), rows }
     }
@@ -34,7 +36,7 @@ impl BandKeys {
         band_hashes.iter().try_for_each(|hash| self.keys.push(words([*hash]), class))
     }
 
-    /// What shares a band with anything. Their texts are still to come.
+    /// Builds the index of captions that share a band. Their texts are added later.
     pub(super) fn finish(self, similarity: f64) -> io::Result<CaptionIndex> {
         let mut index = CaptionIndex {
             similarity,
@@ -61,13 +63,15 @@ impl BandKeys {
     }
 }
 
-/// Buckets class by class, ascending, and where those of each class begin: counted, so nothing is sorted.
+/// Sorts buckets by class and returns where those of each class start. It counts, so nothing is
+/// sorted.
 fn buckets_by_class(members: &[u32], starts: &[usize], classes: usize) -> (Vec<u32>, Vec<usize>) {
     let mut from = vec![0; classes + 1];
     for &class in members {
         from[class as usize] += 1;
     }
-    // Where each class ends; filled from its last bucket backwards, what remains is where it begins.
+    // First the end of each class. It is filled from its last bucket backwards, so that its start
+    // remains.
     for class in 0..classes {
         from[class + 1] += from[class];
     }
@@ -84,15 +88,15 @@ fn buckets_by_class(members: &[u32], starts: &[usize], classes: usize) -> (Vec<u
 /// Captions by the bands that they share.
 pub(super) struct CaptionIndex {
     similarity: f64,
-    /// Classes bucket by bucket; bucket b is at starts[b]..starts[b + 1].
+    /// Classes by bucket; bucket b is at starts[b]..starts[b + 1].
     members: Vec<u32>,
     starts: Vec<usize>,
-    /// Buckets class by class; those of class c are at buckets_from[c]..buckets_from[c + 1]. Looked up by index, not by search:
-    /// each step of a search would wait for memory.
+    /// Buckets by class; those of class c are at buckets_from[c]..buckets_from[c + 1]. They are
+    /// looked up by index, since each step of a search would wait for memory.
     buckets: Vec<u32>,
     buckets_from: Vec<usize>,
     pub(super) has_candidates: RowSet,
-    /// Normalised texts one after the other, start and length of each, and by class which of them is its own.
+    /// Concatenated normalised texts, start and length of each, and the text of each class.
     texts: String,
     places: Vec<(usize, u32)>,
     place_of: Vec<u32>,
@@ -115,8 +119,8 @@ impl CaptionIndex {
         }
     }
 
-    /// Lets row `by` of `class` cover all classes that are near to it and not covered yet. The distance is 1 - Jaccard
-    /// similarity. `open`: classes that may be covered.
+    /// Lets row `by` of `class` cover all similar classes that are not covered yet. The distance is
+    /// 1 - Jaccard similarity. `open` returns whether a class may be covered.
     pub(super) fn cover(
         &mut self,
         class: u32,
@@ -130,7 +134,8 @@ impl CaptionIndex {
         for &bucket in &self.buckets[buckets] {
             let members =
                 &self.members[self.starts[bucket as usize]..self.starts[bucket as usize + 1]];
-            // Those that follow it first, so that the captions of a crowded bucket do not all look at the same few.
+            // The following members come first, so that the captions of a crowded bucket do not all
+            // check the first few.
             let (before, after) =
                 members.split_at(members.partition_point(|member| *member <= class));
             let mut in_vain = 0;

@@ -1,26 +1,29 @@
-//! Near captions: normalised text, its shingles, MinHash signatures, and the true Jaccard similarity. Pure.
+//! Similar captions: normalised text, its shingles, MinHash signatures, and the true Jaccard
+//! similarity. Pure.
 //!
-//! Two captions are alike by the share of their shingles (runs of five characters) that they have in common. MinHash
-//! (Broder, 1997): the least of a hash over a set is the same for two sets with a probability of their Jaccard similarity. A
-//! band is several such minima hashed into one; captions that agree in some band are candidates, and every candidate is
-//! compared exactly afterwards, so MinHash can only miss a pair, never invent one.
+//! Two captions are similar by the share of their shingles (runs of five characters) in common.
+//! MinHash (Broder, 1997) takes the minimum of a hash over a set. Two sets have equal minima with a
+//! probability equal to their Jaccard similarity. A band is a hash of several such minima. Captions
+//! that agree in some band are candidates, and all candidates are compared exactly. So MinHash can
+//! only miss a pair, never add a wrong one.
 
 use crate::random::{Random, mix};
 
-/// Characters of a shingle. Runs of characters need no words, so they serve any script.
+/// Characters of a shingle. Runs of characters need no words, so they work for any script.
 const SHINGLE: usize = 5;
-/// Minima of a signature at most.
+/// Most minima of a signature.
 const MOST_MINIMA: u32 = 128;
-/// Share of pairs exactly at the threshold that the bands must find; of nearer ones they find more.
+/// Share of pairs exactly at the threshold that the bands must find. Of more similar pairs they
+/// find more.
 const RECALL: f64 = 0.999;
 
-/// A caption as it is compared: lower case, letters and digits of any script, one space for anything else in between. A
-/// caption of other signs alone, such as emoji, stays as it is.
+/// Normalises a caption for comparison: lower case, letters and digits of any script, one space for
+/// anything else in between. A caption without letters and digits, such as emoji, stays as it is.
 pub(super) fn normalise(caption: &str) -> String {
     let mut text = String::with_capacity(caption.len());
     for character in caption.chars() {
         if character.is_ascii_alphanumeric() {
-            // The same as below, at a fifth of the cost.
+            // Equal to the general case below, at a fifth of the cost.
             text.push(character.to_ascii_lowercase());
         } else if character.is_alphanumeric() {
             text.extend(character.to_lowercase());
@@ -32,7 +35,8 @@ pub(super) fn normalise(caption: &str) -> String {
     if text.is_empty() { caption.trim().to_owned() } else { text }
 }
 
-/// Hashes of the shingles of a normalised text, each once, ascending. A text shorter than a shingle is one itself.
+/// Stores the hashes of the shingles of a normalised text in `into`, in ascending order, each once.
+/// A text shorter than a shingle is one shingle.
 pub(super) fn shingles(text: &str, into: &mut Vec<u64>) {
     into.clear();
     if text.is_ascii() {
@@ -58,7 +62,7 @@ fn hash(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Size of the intersection over size of the union, of two ascending sets.
+/// Returns the size of the intersection divided by the size of the union, of two ascending sets.
 pub(super) fn jaccard(a: &[u64], b: &[u64]) -> f64 {
     let (mut i, mut j, mut common) = (0, 0, 0_usize);
     while i < a.len() && j < b.len() {
@@ -74,25 +78,26 @@ pub(super) fn jaccard(a: &[u64], b: &[u64]) -> f64 {
     }
 }
 
-/// Minima that are sought at once: one after the other, each would wait for the comparison before.
+/// Minima that are computed at once. One by one, each would wait for the comparison before.
 const AT_ONCE: usize = 8;
 
-/// How signatures are made: bands of minima.
+/// The parameters of signatures: bands of minima.
 #[derive(Clone, Debug)]
 pub(super) struct Bands {
     /// Odd factors: multiplying by one is a permutation of 64-bit numbers.
     factors: Vec<[u64; AT_ONCE]>,
-    /// In a band.
+    /// Minima per band.
     minima: usize,
-    /// How many bands.
+    /// Number of bands.
     count: usize,
 }
 
 impl Bands {
-    /// The most selective bands (most minima in each) that find [`RECALL`] of the pairs at this similarity.
+    /// Returns the most selective bands (most minima in each) that find [`RECALL`] of the pairs at
+    /// this similarity.
     ///
-    /// A pair of similarity s agrees in some of b bands of r minima with probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and
-    /// Ullman, Mining of Massive Datasets, 3.4.2).
+    /// A pair of similarity s agrees in some of b bands of r minima with probability 1 - (1 -
+    /// s^r)^b (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, 3.4.2).
     pub(super) fn for_similarity(similarity: f64) -> Self {
         let bands_for = |minima: u32| {
             let agree = similarity.powi(minima as i32).clamp(1e-9, 1.0 - 1e-9);
@@ -102,7 +107,7 @@ impl Bands {
         let minima = (1..=MOST_MINIMA).rev().find(fits).unwrap_or(1);
         let bands = bands_for(minima).min(MOST_MINIMA);
         let mut random = Random::new(u64::from_be_bytes(*b"MinHash1"));
-        // What is too much in the last eight is not used.
+        // Surplus factors in the last eight are not used.
         let eight = |_| std::array::from_fn(|_| random.next_u64() | 1);
         let factors = (0..(minima * bands).div_ceil(AT_ONCE as u32)).map(eight).collect();
         Self { factors, minima: minima as usize, count: bands as usize }
@@ -112,7 +117,7 @@ impl Bands {
         self.count
     }
 
-    /// One hash for each band, different for different bands.
+    /// Appends one hash per band, different for different bands.
     pub(super) fn of(&self, shingles: &[u64], into: &mut Vec<u64>) {
         let mut minima = [0; MOST_MINIMA as usize];
         if !shingles.is_empty() {
@@ -127,7 +132,7 @@ impl Bands {
     }
 }
 
-/// The least product of a shingle with each factor.
+/// Returns the smallest product of a shingle with each factor.
 fn leasts(shingles: &[u64], factors: &[u64; AT_ONCE]) -> [u64; AT_ONCE] {
     let mut least = [u64::MAX; AT_ONCE];
     for shingle in shingles {
@@ -184,16 +189,17 @@ mod tests {
                 "{similarity}: {found} {bands:?}"
             );
         }
-        // The textbook's way: 5 minima a band for 0.8.
+        // The textbook's example: 5 minima per band for 0.8.
         assert_eq!((Bands::for_similarity(0.8).minima, Bands::for_similarity(0.8).len()), (5, 18));
     }
 
-    /// Sets constructed to have a similarity: how many pairs have a band in common is binomial with the formula's mean.
+    /// For sets with a constructed similarity, the number of pairs with a common band is binomial
+    /// with the formula's mean.
     #[test]
     fn recall_on_constructed_pairs_is_that_of_the_formula() {
         let mut random = Random::new(11);
         let bands = Bands::for_similarity(0.8);
-        // 40 elements each of which c are common: similarity c / (80 - c).
+        // 40 elements each, c of them in common: similarity c / (80 - c).
         for (common, at_least, at_most) in
             [(36, 1990, 2000), (34, 1950, 2000), (20, 0, 260), (8, 0, 10)]
         {

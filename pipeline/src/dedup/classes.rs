@@ -1,25 +1,28 @@
-//! Rows with equal values as classes, named by their first row. Everything later compares classes, so a million equal rows
-//! cost no more than one.
+//! Classes of rows with equal values, named by their first row. Later steps compare classes, so a
+//! million equal rows cost no more than one.
 
 use std::io;
 
 use super::keys::{Keys, words};
 
-/// Class of a row that has no value: it is compared with nothing.
+/// Class of a row without a value, which is not compared with anything.
 pub(super) const NO_CLASS: u32 = u32::MAX;
-/// Keys that were seen last, by some of their bits: a key that comes again and again is not even recorded.
+/// Number of recent keys that are remembered, by some of their bits. A key that repeats often is
+/// not even recorded.
 const RECENT: usize = 1 << 12;
 
-/// Rows on the way to classes.
+/// Classes under construction.
 pub(super) struct Classes {
-    /// For each row an earlier one with the same value, or itself: a forest in which each root is its tree's first row.
+    /// For each row, an earlier one with an equal value, or itself. It is a forest in which each
+    /// root is the first row of its tree.
     parent: Vec<u32>,
     keys: Keys<4>,
     recent: Vec<Option<([u64; 2], u32)>>,
 }
 
 impl Classes {
-    /// `memory`: bytes for keys. Beside them there are four bytes for each of the `rows`.
+    /// Prepares classes with at most `memory` bytes for keys. Each of the `rows` takes four bytes
+    /// more.
     pub(super) fn new(rows: u32, memory: usize) -> Self {
         Self {
             parent: vec![NO_CLASS; rows as usize],
@@ -28,7 +31,8 @@ impl Classes {
         }
     }
 
-    /// Rows may come in any order, each at most once. The highest bits of keys must be evenly spread.
+    /// Adds a row. Rows may come in any order, each at most once. The highest bits of keys must be
+    /// evenly distributed.
     pub(super) fn push(&mut self, key: [u64; 2], row: u32) -> io::Result<()> {
         self.parent[row as usize] = row;
         let recent = &mut self.recent[key[0] as usize % RECENT];
@@ -44,7 +48,7 @@ impl Classes {
         }
     }
 
-    /// The class of every row: the first row with the same value, or [`NO_CLASS`].
+    /// Returns the class of every row: the first row with an equal value, or [`NO_CLASS`].
     pub(super) fn finish(mut self) -> io::Result<Vec<u32>> {
         self.recent = Vec::new();
         let keys = std::mem::replace(&mut self.keys, Keys::new(0));
@@ -70,7 +74,7 @@ impl Classes {
 
     fn root(&mut self, mut row: u32) -> u32 {
         while self.parent[row as usize] != row {
-            // Halves the path for the next one.
+            // Halves the path for later searches.
             let grandparent = self.parent[self.parent[row as usize] as usize];
             self.parent[row as usize] = grandparent;
             row = grandparent;

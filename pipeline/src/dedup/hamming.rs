@@ -1,23 +1,24 @@
-//! All pairs of 64-bit hashes within a Hamming distance: exact, and without comparing each with each.
+//! All pairs of 64-bit hashes within a Hamming distance: exact, and without comparing all pairs.
 //!
-//! The pigeonhole principle: of e + 1 blocks of bits, one is equal in two hashes that differ in at most e bits. So hashes are
-//! grouped by one block after the other, and within a group of equal blocks in the same way by the bits that follow, until a
-//! group is small enough to compare each with each. A pair is counted where the *first* equal block is: the blocks before it
-//! differ, which uses up a part of the distance, so the deeper a group, the fewer the blocks. Groups that are large, because
-//! images are alike, are only divided further.
+//! It uses the pigeonhole principle: two hashes that differ in at most e bits agree in one of e + 1
+//! blocks of bits. So hashes are grouped by one block after another. Groups of equal blocks are
+//! divided in the same way by the following bits, until they are small enough to compare all pairs.
+//! A pair is found at its *first* equal block. The blocks before it differ, which uses up a part of
+//! the distance, so deeper groups need fewer blocks. Large groups of similar images are only
+//! divided further.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-/// Groups up to this size are compared pair by pair.
+/// Largest group that is compared pair by pair.
 const SMALL: usize = 32;
-/// Groups from this size on are divided among threads.
+/// Smallest group that is divided among threads.
 const LARGE: usize = 1 << 15;
-/// Largest distance that can be asked for. About 32 bits differ between unrelated images.
+/// Largest allowed distance. Unrelated images differ in about 32 bits.
 pub const MAX_HAMMING: u32 = 16;
 
-/// A hash and the class of rows that have it.
+/// A hash and the class of its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Hashed {
     pub(super) hash: u64,
@@ -32,12 +33,12 @@ pub(super) struct NearHashes {
     pub(super) distance: u32,
 }
 
-/// What is known of a group: its hashes agree in some blocks and differ in each of others.
+/// A group of hashes that agree in some blocks and differ in each of others.
 #[derive(Clone, Copy)]
 struct Group {
-    /// First bit from the lowest that nothing is known of.
+    /// First bit, from the lowest, that is not known.
     low: u32,
-    /// How many of the bits from `low` on may differ.
+    /// Most bits from `low` on that may differ.
     errors: u32,
     /// In each of these blocks there is a difference.
     differing: [u64; MAX_HAMMING as usize],
@@ -51,8 +52,10 @@ struct Search<'a> {
     most: usize,
 }
 
-/// All pairs of different hashes within `distance` for which `wanted` holds, sorted; none if there are more than `most`.
-/// Reorders the hashes, each of which must be there once.
+/// Returns all pairs of different hashes within `distance` for which `wanted` holds, sorted.
+/// Returns `None` if there are more than `most`.
+///
+/// Reorders the hashes, which must be unique.
 pub(super) fn pairs_within(
     hashes: &mut [Hashed],
     distance: u32,
@@ -102,7 +105,8 @@ impl Search<'_> {
                     self.divide(equal, inner, pairs);
                 }
             }
-            // In the blocks that follow, pairs that agree in this one were found already. After the last there are none.
+            // In the following blocks, pairs that agree in this one were found already. There are
+            // none after the last block.
             if block + 1 < blocks {
                 inner.differing[inner.blocks] = mask;
                 inner.blocks += 1;
@@ -174,16 +178,19 @@ mod tests {
             flips in prop::collection::vec(prop::collection::vec(0_u32..64, 0..8), 1..12),
             distance in 0..=MAX_HAMMING,
         ) {
-            let near = |centre: u64, flip: &[u32]| flip.iter().fold(centre, |hash, bit| hash ^ (1 << bit));
-            let hashes = numbered(centres.iter().flat_map(|centre| flips.iter().map(|flip| near(*centre, flip))).collect());
+            let near = |centre: u64, flip: &[u32]| flip.iter()
+                .fold(centre, |hash, bit| hash ^ (1 << bit));
+            let hashes = numbered(centres.iter().flat_map(|centre| flips.iter()
+                .map(|flip| near(*centre, flip))).collect());
             let found = pairs_within(&mut hashes.clone(), distance, usize::MAX, &|_, _| true);
             prop_assert_eq!(found.unwrap(), brute_force(&hashes, distance));
         }
 
-        /// Hashes of images that are all alike: few bits vary, so blocks are equal for nearly all.
+        /// Hashes of very similar images: few bits vary, so blocks are equal for nearly all.
         #[test]
         fn crowded_hashes_are_compared_exactly_too(
-            values in prop::collection::vec(0_u64..4096, 600..1200), low in 0_u32..50, distance in 0_u32..5,
+            values in prop::collection::vec(0_u64..4096, 600..1200), low in 0_u32..50,
+                distance in 0_u32..5,
         ) {
             let hashes = numbered(values.iter().map(|value| value << low).collect());
             let found = pairs_within(&mut hashes.clone(), distance, usize::MAX, &|_, _| true);
@@ -212,7 +219,7 @@ mod tests {
         let mut hashes = numbered(centres.iter().chain(&near).copied().collect());
         assert!(hashes.len() > LARGE);
         let found = pairs_within(&mut hashes, 3, usize::MAX, &|_, _| true).unwrap();
-        // Random hashes are never so near: each pair is a centre and its neighbour.
+        // Random hashes are never this near, so each pair is a centre and its neighbour.
         assert_eq!(found.len(), hashes.len() - 20_000);
     }
 }

@@ -1,8 +1,8 @@
-//! Rows that have the same key, of any number of rows in bounded memory.
+//! Groups of rows with equal keys, for any number of rows in bounded memory.
 //!
-//! (key, row) records are kept in memory up to a limit, in partitions by their highest bits; beyond it each part goes to a temporary
-//! file, and they are read back and sorted one by one. So the cost is that of sorting, and the result does not depend on the
-//! order in which rows come.
+//! (key, row) records are kept in memory up to a limit, in partitions by their highest bits. Beyond
+//! it, each partition goes to a temporary file; the files are read back and sorted one by one. So
+//! the cost is that of sorting, and the result does not depend on the order of the rows.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
@@ -10,19 +10,20 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-/// Parts that keys are split into by their highest bits: small enough to be sorted in the cache's reach, and a file each.
+/// Partitions of keys by their highest bits. Each is small enough for sorting in the cache, and has
+/// a file.
 const PARTITIONS: usize = 32;
 
-/// A row and its key of N words, whose highest bits must be evenly spread.
+/// A row and its key of N words, whose highest bits must be evenly distributed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Keyed<const N: usize> {
     pub(super) key: [u32; N],
     pub(super) row: u32,
 }
 
-/// Collects records, then gives those with the same key together.
+/// Collects records, then groups those with equal keys.
 pub(super) struct Keys<const N: usize> {
-    /// Records in memory at most, and now.
+    /// Most records in memory, and the current number.
     capacity: usize,
     waiting: usize,
     partitions: Vec<Partition<N>>,
@@ -31,13 +32,13 @@ pub(super) struct Keys<const N: usize> {
 #[derive(Default)]
 struct Partition<const N: usize> {
     waiting: Vec<Keyed<N>>,
-    /// What was written, and how many records.
+    /// The file, and the number of records in it.
     file: Option<BufWriter<File>>,
     written: usize,
 }
 
 impl<const N: usize> Keys<N> {
-    /// `memory`: bytes for records at most.
+    /// Creates an empty collection with at most `memory` bytes for records.
     pub(super) fn new(memory: usize) -> Self {
         let capacity = (memory / size_of::<Keyed<N>>()).max(1024);
         Self {
@@ -93,7 +94,8 @@ impl<const N: usize> Partition<N> {
         Ok(())
     }
 
-    /// A part that is larger than memory is read several times, each time for a range of the next bits.
+    /// Reads records back. A partition larger than memory is read several times, each time for a
+    /// range of the next bits.
     fn read_back(self, capacity: usize, each: &mut impl FnMut(&[Keyed<N>])) -> io::Result<()> {
         let Some(file) = self.file else { return Ok(()) };
         let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -130,14 +132,14 @@ fn read_record<const N: usize>(file: &mut impl Read) -> io::Result<Keyed<N>> {
     Ok(Keyed { key, row: u32::from_le_bytes(bytes) })
 }
 
-/// The records are sorted.
+/// Calls `each` with the groups of sorted records.
 fn groups_of<const N: usize>(records: &[Keyed<N>], each: &mut impl FnMut(&[Keyed<N>])) {
     for group in records.chunk_by(|a, b| a.key == b.key).filter(|group| group.len() > 1) {
         each(group);
     }
 }
 
-/// Numbers as words, in their order.
+/// Splits numbers into words, in order.
 pub(super) fn words<const N: usize, const W: usize>(numbers: [u64; N]) -> [u32; W] {
     std::array::from_fn(|word| (numbers[word / 2] >> (32 * (1 - word % 2))) as u32)
 }
@@ -161,10 +163,12 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
-        /// Fifteen times what fits, most of it in one part.
+        /// Fifteen times the limit, most of it in one partition.
         #[test]
-        fn groups_are_the_same_on_disk_as_in_memory(keys in prop::collection::vec((0_u64..400, 0_u64..3), 15_000), high in any::<u64>()) {
-            let records: Vec<_> = keys.iter().map(|(key, low)| (if key % 7 == 0 { key << 55 } else { high ^ (key << 40) }, *low)).collect();
+        fn groups_are_the_same_on_disk_as_in_memory(keys in prop::collection::vec(
+            (0_u64..400, 0_u64..3), 15_000), high in any::<u64>()) {
+            let records: Vec<_> = keys.iter().map(|(key, low)| (
+                if key % 7 == 0 { key << 55 } else { high ^ (key << 40) }, *low)).collect();
             prop_assert_eq!(grouped(1 << 30, &records), grouped(0, &records));
         }
     }

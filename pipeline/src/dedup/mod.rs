@@ -1,13 +1,14 @@
 //! Deduplication of a dataset or a selection, and decontamination against evaluation sets.
 //!
-//! Pairs are alike by tiers: the same bytes (`tiers`, `classes`), near perceptual hashes (`hamming`), near captions
-//! (`captions`, `caption_index`), near embeddings (`semantic`). A tier reads one column, collapses equal values into classes,
-//! and finds near classes without comparing each with each. Which rows stay is decided once for all tiers together (`stars`),
-//! from the best row to the worst, so that every pair that is dropped is alike to one that stays.
+//! Tiers compare pairs by equal bytes (`tiers`, `classes`), near perceptual hashes (`hamming`),
+//! near captions (`captions`, `caption_index`) and near embeddings (`semantic`). A tier reads one
+//! column, collapses equal values into classes, and finds near classes without comparing all pairs.
+//! Rows that stay are chosen once for all tiers together (`stars`), from the best row to the worst.
+//! So every dropped pair is near to one that stays.
 //!
-//! Reads meta, scores and embeddings, never images. Memory: keys go to temporary files beyond the limit; beside that there are
-//! about 12 bytes a pair for each tier (20 for perceptual hashes and captions), 32 for each pair of the selection that is
-//! written, and what is alike. The result does not depend on threads.
+//! It reads meta, scores and embeddings, never images. Keys beyond the memory limit go to temporary
+//! files. On top come about 12 bytes per pair and tier (20 for perceptual hashes and captions), 32
+//! per pair of the written selection, and the near pairs. The result does not depend on threads.
 
 mod caption_index;
 mod captions;
@@ -37,33 +38,35 @@ pub use error::DedupError;
 pub use hamming::MAX_HAMMING;
 pub use tiers::Tier;
 
-/// Groups, and contaminated pairs, that a report shows.
+/// Groups and contaminated pairs that a report lists.
 const SHOWN: usize = 5;
 
-/// How duplicates are looked for.
+/// The settings of a deduplication.
 #[derive(Clone, Debug)]
 pub struct DedupSpec {
-    /// A pair that is alike in several ways is dropped for the first of them.
+    /// A pair that several tiers would drop counts for the first of them.
     pub tiers: Vec<Tier>,
-    /// SQL as after ORDER BY, over meta and scores: the first of a group stays. Nulls are last, ties go by uid.
+    /// SQL as after ORDER BY, over meta and scores: the first pair of a group stays. Nulls are
+    /// last, ties are ordered by uid.
     pub keep: String,
-    /// Bytes for keys in memory; more go to temporary files.
+    /// Memory for keys in bytes. Further keys go to temporary files.
     pub memory: usize,
 }
 
-/// What one tier did.
+/// The result of one tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TierReport {
     pub tier: &'static str,
-    /// Pairs dropped.
+    /// Dropped pairs.
     pub dropped: u64,
-    /// Pairs without a value for it, which it compared with nothing.
+    /// Pairs without a value for this tier, which were not compared.
     pub unseen: u64,
-    /// Comparisons that were not made, because too many captions shared a band without being near.
+    /// Comparisons that were not made, because too many captions shared a band without being
+    /// similar.
     pub left_out: u64,
 }
 
-/// What deduplication came to.
+/// The result of a deduplication.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DedupReport {
     /// Pairs before and after.
@@ -75,7 +78,7 @@ pub struct DedupReport {
     pub selection_hash: ContentHash,
 }
 
-/// A group, by the pair that stays.
+/// A group, described by the pair that stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LargeGroup {
     pub pairs: u64,
@@ -89,18 +92,18 @@ pub struct Evaluation {
     pub context: SessionContext,
 }
 
-/// What decontamination came to.
+/// The result of a decontamination.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecontaminationReport {
     pub of: u64,
     pub kept: u64,
     pub evaluations: Vec<Contamination>,
-    /// Pairs of all sets that had no value for a tier, by its name.
+    /// Pairs of all sets without a value for a tier, by the tier's name.
     pub unseen: Vec<(&'static str, u64)>,
     pub selection_hash: ContentHash,
 }
 
-/// Pairs that are alike to those of one evaluation set.
+/// Pairs that are near to those of one evaluation set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contamination {
     pub name: String,
@@ -112,7 +115,7 @@ pub struct Contamination {
     pub examples: Vec<Example>,
 }
 
-/// A pair and the one of the evaluation set that it is alike to.
+/// A pair and the near one of the evaluation set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     pub uid: Uid,
@@ -123,8 +126,8 @@ pub struct Example {
     pub distance: f32,
 }
 
-/// Drops all but one of each group of pairs that are alike, of `input` or of the whole dataset. Writes the selection to
-/// `output`, and if asked each pair of a group to `groups`.
+/// Drops all but one pair of each group of near pairs, in `input` or in the whole dataset. Writes
+/// the selection to `output` and, if given, the pairs of all groups to `groups`.
 pub async fn dedup(
     context: &SessionContext,
     input: Option<&Selection>,
@@ -171,8 +174,10 @@ pub async fn dedup(
     })
 }
 
-/// Drops the pairs of `input`, or of the whole dataset, that are alike to pairs of evaluation sets. `spec.keep` has no meaning
-/// here. Writes the selection to `output`, and if asked each dropped pair with what it is alike to to `groups`.
+/// Drops the pairs of `input`, or of the whole dataset, that are near to pairs of evaluation sets.
+/// Ignores `spec.keep`.
+///
+/// Writes the selection to `output` and, if given, each dropped pair with its match to `groups`.
 pub async fn decontaminate(
     context: &SessionContext,
     input: Option<&Selection>,
@@ -270,7 +275,7 @@ async fn build_all(
     Ok((alike, without_value))
 }
 
-/// The rows that are alike to any other, the best first.
+/// Returns the rows that are near to any other, best first.
 async fn best_first(source: &Source, alike: &[Alike], keep: &str) -> Result<Vec<u32>, DedupError> {
     let mut involved = RowSet::none(source.rows.numbers().end);
     for tier in alike {
@@ -278,7 +283,7 @@ async fn best_first(source: &Source, alike: &[Alike], keep: &str) -> Result<Vec<
     }
     let involved = Arc::new(involved);
     let mut order = Vec::with_capacity(involved.len() as usize);
-    // On a line of its own, so that a comment in it ends.
+    // On a separate line, so that a comment in it ends.
     let by = format!("{keep}\n, uid");
     let started = std::time::Instant::now();
     let scanned =

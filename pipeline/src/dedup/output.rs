@@ -1,4 +1,4 @@
-//! What deduplication leaves: the selection, the table of groups, and examples.
+//! The output of deduplication: the selection, the table of groups, and examples.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,10 +22,10 @@ use crate::checksums::ParquetWriter;
 use crate::selection::Selection;
 use crate::sql::SqlError;
 
-/// Rows of a batch that is written.
+/// Rows per written batch.
 const WRITTEN_ROWS: usize = 1 << 16;
 
-/// Dropped rows ordered by the row that stays: groups, without those that have one pair.
+/// Dropped rows, ordered by the row that stays: groups of more than one pair.
 pub(super) struct Stars {
     pub(super) dropped: Vec<Dropped>,
 }
@@ -45,7 +45,7 @@ impl Stars {
     }
 }
 
-/// The kept rows of `input` with their weights, or of the dataset.
+/// Creates the selection of the kept rows, with the weights of `input` if there is one.
 pub(super) async fn selection_of(
     source: &Source,
     input: Option<&Selection>,
@@ -82,8 +82,8 @@ pub(super) async fn selection_of(
     if selection.is_empty() { Err(DedupError::NothingLeft) } else { Ok(selection) }
 }
 
-/// Writes the table of groups: uid, group (a number), kept, tier and distance; the pair that stays comes first, with neither
-/// tier nor distance.
+/// Writes the table of groups: uid, group (a number), kept, tier and distance. The pair that stays
+/// comes first, without tier and distance.
 pub(super) async fn write_groups(
     path: &Path,
     source: &Source,
@@ -177,7 +177,7 @@ fn uid_of(uids: &[(u32, Uid)], row: u32) -> io::Result<Uid> {
 }
 
 fn unknown_row(row: u32) -> io::Error {
-    io::Error::other(format!("row {row} of the dataset is gone"))
+    io::Error::other(format!("row {row} of the dataset is missing"))
 }
 
 fn uid_array(uids: impl Iterator<Item = io::Result<Uid>>) -> io::Result<ArrayRef> {
@@ -220,7 +220,7 @@ fn write_table<T>(
     Ok(())
 }
 
-/// The largest groups, and what their kept pairs look like.
+/// Returns the largest groups with their kept pairs.
 pub(super) async fn largest(
     source: &Source,
     stars: &Stars,
@@ -262,7 +262,7 @@ pub(super) async fn examples(
     Ok(dropped.iter().filter_map(example).collect())
 }
 
-/// Uid and caption of a few rows.
+/// Returns uid and caption of a few rows.
 async fn captions(
     rows: &Rows,
     wanted: impl Iterator<Item = u32>,

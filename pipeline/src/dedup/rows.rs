@@ -1,7 +1,8 @@
 //! Rows of datasets as numbers, and queries over a set of them.
 //!
-//! A row's number is its place counted in stored order, so it is arithmetic on (shard, row_group, row) and does not depend
-//! on which thread of a query is first. Several datasets are numbered one behind the other.
+//! A row's number is its place in stored order. So it can be computed from (shard, row_group, row),
+//! and does not depend on which thread of a query is first. Several datasets are numbered
+//! consecutively.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::select::reproducible_rows;
 use crate::selection::Selection;
 use crate::sql::{DatasetTables, SqlError, query};
 
-/// A set of row numbers: one bit a row.
+/// A set of row numbers, with one bit per row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RowSet {
     words: Vec<u64>,
@@ -58,7 +59,7 @@ impl RowSet {
     }
 }
 
-/// Where a row group of images begins, as a row number within its dataset, and how many rows it has.
+/// The first row number of a row group of images within its dataset, and the number of its rows.
 #[derive(Clone, Copy, Debug)]
 struct Group {
     first: u32,
@@ -69,7 +70,7 @@ struct Group {
 pub(super) struct Rows {
     context: SessionContext,
     groups: Arc<HashMap<[u32; 2], Group>>,
-    /// Number of the first row, and how many rows there are.
+    /// Number of the first row, and number of rows.
     pub(super) first: u32,
     pub(super) count: u32,
     pub(super) dataset: Arc<DatasetTables>,
@@ -82,9 +83,9 @@ impl Rows {
         let Some(dataset) = state.config().get_extension::<DatasetTables>() else {
             return Err(DedupError::NoDataset);
         };
-        // A context of its own: what is registered and set below is not for others.
+        // A separate context, because tables and settings are changed below.
         let mut state = state;
-        // A pair without a score must not win the first place of an order that descends.
+        // A pair without a score must not come first in a descending order.
         state.config_mut().options_mut().sql_parser.default_null_ordering = "nulls_last".into();
         let context = SessionContext::new_with_state(state);
         let mut counted: Vec<([u32; 2], u64)> = Vec::new();
@@ -130,7 +131,7 @@ impl Rows {
         self.context.state().config().get_extension::<DatasetTables>()
     }
 
-    /// Where columns of scores are too: meta with a column for each score.
+    /// Returns the table that also has columns of scores.
     pub(super) fn wide_table(&self) -> &'static str {
         match self.context.table_exist("scored") {
             Ok(true) => "scored",
@@ -138,8 +139,9 @@ impl Rows {
         }
     }
 
-    /// Calls `each` with the columns of the rows in `wanted` and with the rows' numbers, in any order or in that of `order`.
-    /// After `columns` (which may be empty) the batches hold shard, row_group and row.
+    /// Calls `each` with the columns of the rows in `wanted` and with the rows' numbers, in any
+    /// order or in that of `order`. After `columns` (which may be empty) the batches hold shard,
+    /// row_group and row.
     pub(super) async fn scan(
         &self,
         columns: &str,
@@ -173,7 +175,7 @@ impl Rows {
         Ok(())
     }
 
-    /// The rows of a selection of this dataset.
+    /// Returns the rows of a selection of this dataset.
     pub(super) fn of_selection(&self, selection: &Selection) -> Result<RowSet, DedupError> {
         selection.check_dataset(self.dataset.folder(), self.dataset.manifest())?;
         let mut set = RowSet::none(self.first + self.count);
@@ -196,7 +198,7 @@ impl Rows {
         })
     }
 
-    /// The uids of these rows, ordered by number.
+    /// Returns the uids of these rows, ordered by number.
     pub(super) async fn uids(&self, wanted: &Arc<RowSet>) -> Result<Vec<(u32, Uid)>, DedupError> {
         let mut uids = Vec::with_capacity(wanted.len() as usize);
         self.scan("uid", "meta", Some(wanted), None, |batch, numbers| {
@@ -212,7 +214,7 @@ impl Rows {
     }
 }
 
-/// Gives the numbers of rows at (shard, row_group, row), of which the first two seldom change.
+/// Calls `give` with the numbers of rows at (shard, row_group, row). The first two seldom change.
 fn number_places(
     groups: &HashMap<[u32; 2], Group>,
     first: u32,
@@ -230,7 +232,7 @@ fn number_places(
                 groups.get(&[shard, group]).ok_or(DedupError::NoSuchPlace { shard, group, row })?;
             last = ([shard, group], *found);
         }
-        // A group's rows are counted from 0; a damaged file must not run into the next group.
+        // A group's rows count from 0. A damaged file must not run into the next group.
         if row >= last.1.rows {
             return Err(DedupError::NoSuchPlace { shard, group, row });
         }
@@ -239,8 +241,8 @@ fn number_places(
     Ok(())
 }
 
-/// The SQL function `is_wanted(shard, row_group, row)`. As a condition it is checked while meta is read, so that nothing
-/// else of other rows is decoded.
+/// Creates the SQL function `is_wanted(shard, row_group, row)`. As a condition it is checked while
+/// meta is read, so that nothing else of other rows is decoded.
 fn is_wanted(groups: Arc<HashMap<[u32; 2], Group>>, first: u32, wanted: Arc<RowSet>) -> ScalarUDF {
     let check = move |arguments: &[ColumnarValue]| {
         let arrays = ColumnarValue::values_to_arrays(arguments)?;

@@ -1,9 +1,10 @@
-//! Pairs whose image embeddings are near: k-means clusters, and cosines within each (SemDeDup: Abbas, Tirumala, Simig, Ganguli
-//! and Morcos, 2023).
+//! Pairs with near image embeddings: k-means clusters, and cosines within each (SemDeDup: Abbas,
+//! Tirumala, Simig, Ganguli and Morcos, 2023).
 //!
-//! What falls into different clusters is not compared: fewer clusters find more and cost more. Vectors go from the dataset to
-//! a temporary file as half floats and are read back cluster by cluster, so memory holds a sample, the centroids, and a
-//! cluster for each thread. Sums are taken in stored order: the result does not depend on threads.
+//! Pairs in different clusters are not compared, so fewer clusters find more and cost more. Vectors
+//! are copied from the dataset to a temporary file in half precision and read back by cluster. So
+//! memory holds a sample, the centroids, and one cluster per thread. Sums are computed in stored
+//! order, so the result does not depend on threads.
 
 use std::sync::Arc;
 
@@ -24,15 +25,16 @@ use super::vectors::{Vectors, dot, normalise};
 use crate::scores::{EmbeddingFiles, ScoreError, embedding_files, open};
 use crate::sql::SqlError;
 
-/// Pairs of a cluster where the number of clusters is ours to choose.
+/// Pairs per cluster if the number of clusters is not given.
 const CLUSTER_PAIRS: usize = 1000;
-/// Pairs that are compared with each other at most; a larger cluster is cut by the distance to its centroid.
+/// Most pairs that are compared with each other. A larger cluster is cut by the distance to its
+/// centroid.
 const MOST_COMPARED: usize = 8192;
-/// Sampled pairs for each centroid, and rounds, as FAISS and SemDeDup's code have them in that order of magnitude.
+/// Sampled pairs per centroid, and rounds, in the order of magnitude of FAISS and SemDeDup's code.
 const SAMPLES: usize = 64;
 const ROUNDS: usize = 10;
 
-/// A vector's number in the file and the class of rows that have it.
+/// A vector's number in the file and the class of its rows.
 #[derive(Clone, Copy)]
 struct Member {
     vector: usize,
@@ -80,7 +82,7 @@ pub(super) async fn by_embedding(
     let wanted = |a: u32, b: u32| sides.as_ref().is_none_or(|sides| sides.join(a, b));
     let most = (memory / 36).max(1 << 20);
     let mut pairs = Vec::new();
-    // Some at a time, so that too many pairs are noticed.
+    // In parts, so that too many pairs are detected early.
     for some in clustered.chunks(64) {
         let found: Result<Vec<_>, DedupError> = some
             .par_iter()
@@ -98,7 +100,7 @@ pub(super) async fn by_embedding(
     Ok(Built { alike: Alike { classes, near: both_ways(pairs.into_iter()) }, unseen })
 }
 
-/// The embeddings of the same producer in all datasets.
+/// Returns the embeddings of one producer in all datasets.
 fn files_of(sources: &[Source], producer: &str) -> Result<Vec<EmbeddingFiles>, DedupError> {
     let mut chosen = producer.to_owned();
     let mut files: Vec<EmbeddingFiles> = Vec::new();
@@ -127,7 +129,7 @@ fn no_embeddings(source: &Source, producer: &str) -> DedupError {
     DedupError::NoEmbeddings { dataset: source.name.clone(), rows: source.len(), producer }
 }
 
-/// Copies the vectors of the wanted rows; says how many there were.
+/// Copies the vectors of the requested rows. Returns their number.
 async fn read_source(
     source: &Source,
     of: &EmbeddingFiles,
@@ -161,14 +163,17 @@ async fn read_source(
             };
             read +=
                 take_vectors(uids, images, &of_shard.1, vectors, classes)?.ok_or_else(|| {
-                    damaged(format!("its column image is not {} half floats a row", of.dimension))
+                    damaged(format!(
+                        "its column image does not have {} half-precision floats per row",
+                        of.dimension
+                    ))
                 })?;
         }
     }
     Ok(read)
 }
 
-/// The uids of a shard's wanted rows, sorted.
+/// Returns the uids of a shard's requested rows, sorted.
 async fn uids_of_shard(source: &Source, shard: u32) -> Result<Vec<(Uid, u32)>, DedupError> {
     let mut rows = RowSet::none(source.rows.numbers().end);
     let wanted = |row: &u32| source.wanted.as_ref().is_none_or(|wanted| wanted.contains(*row));
@@ -179,7 +184,7 @@ async fn uids_of_shard(source: &Source, shard: u32) -> Result<Vec<(Uid, u32)>, D
     Ok(uids)
 }
 
-/// Copies a batch; none if its vectors are not what they should be.
+/// Copies a batch. Returns `None` if its vectors have another type or size.
 fn take_vectors(
     uids: &FixedSizeBinaryArray,
     images: &FixedSizeListArray,
@@ -197,7 +202,7 @@ fn take_vectors(
         let uid = Uid::try_from(uids.value(at)).map_err(SqlError::from)?;
         let Ok(found) = rows.binary_search_by_key(&uid, |(uid, _)| *uid) else { continue };
         let start = images.value_offset(at) as usize;
-        // Where a whole vector is null, its numbers are too.
+        // If a whole vector is null, its numbers are null, too.
         if values.null_count() > 0
             && (start..start + dimension).any(|number| values.is_null(number))
         {
@@ -213,7 +218,8 @@ fn take_vectors(
     Ok(Some(read))
 }
 
-/// Spherical k-means on a sample, then every member to its nearest centroid. Clusters of one are left out.
+/// Runs spherical k-means on a sample, then assigns every member to its nearest centroid. Clusters
+/// of one are left out.
 fn cluster(
     vectors: &Vectors,
     members: &[Member],
@@ -254,7 +260,7 @@ fn cluster(
         .collect())
 }
 
-/// Unit centroids [clusters, D] of unit vectors [N, D].
+/// Returns unit centroids [clusters, D] of unit vectors [N, D].
 fn centroids(sample: &[f32], dimension: usize, clusters: usize) -> Vec<f32> {
     let count = sample.len() / dimension;
     let mut centroids: Vec<f32> = (0..clusters)
@@ -272,7 +278,7 @@ fn centroids(sample: &[f32], dimension: usize, clusters: usize) -> Vec<f32> {
             sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += value);
         }
         for (centroid, sum) in centroids.chunks_mut(dimension).zip(sums.chunks_mut(dimension)) {
-            // One that nothing is nearest to stays where it is.
+            // A centroid that is not the nearest of any vector stays.
             if normalise(sum) {
                 centroid.copy_from_slice(sum);
             }
@@ -281,7 +287,7 @@ fn centroids(sample: &[f32], dimension: usize, clusters: usize) -> Vec<f32> {
     centroids
 }
 
-/// The first of the nearest centroids, and its cosine.
+/// Returns the first of the nearest centroids, and its cosine.
 fn nearest(vector: &[f32], centroids: &[f32]) -> (usize, f32) {
     let mut best = (0, f32::NEG_INFINITY);
     for (cluster, centroid) in centroids.chunks(vector.len()).enumerate() {

@@ -1,9 +1,12 @@
-//! Which pairs stay: groups as stars.
+//! The choice of the pairs that stay: groups as stars.
 //!
-//! Rows are taken from the best to the worst. A row that is near to one that stays is dropped, and belongs to the first such
-//! one; any other row stays. So no two rows that stay are near to each other, and every dropped row is near to one that stays.
-//! Connected components would not do: in a chain of a, b and c where only neighbours are near, they would drop c for the sake
-//! of a, which does not resemble it, and among millions of hashes such chains grow across unrelated images.
+//! Rows are taken from the best to the worst. A row that is near to one that stays is dropped, and
+//! belongs to the first such row. Any other row stays. So no two rows that stay are near to each
+//! other, and every dropped row is near to one that stays.
+//!
+//! Connected components would not do this. In a chain of a, b and c where only neighbours are near,
+//! they would drop c because of a, which does not resemble it. Among millions of hashes such chains
+//! grow across unrelated images.
 
 use std::ops::Range;
 
@@ -11,7 +14,7 @@ use super::caption_index::CaptionIndex;
 use super::classes::NO_CLASS;
 use super::rows::RowSet;
 
-/// The row that stays, to which a class is near, and how near.
+/// The row that stays to which a class is near, and the distance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Cover {
     pub(super) by: u32,
@@ -26,23 +29,23 @@ impl Cover {
     }
 }
 
-/// One way of being alike: classes of equal values, and which classes are near.
+/// The similarity of rows in one tier: classes of equal values, and near classes.
 pub(super) struct Alike {
-    /// By row.
+    /// The class of each row.
     pub(super) classes: Vec<u32>,
     pub(super) near: Near,
 }
 
-/// Which classes are near to each other.
+/// The classes that are near to each other.
 pub(super) enum Near {
-    /// Only equal values are alike.
+    /// Only equal values are near.
     Equal,
-    /// Class, class and distance, both ways round, sorted.
+    /// Class, class and distance, in both directions, sorted.
     Pairs(Vec<(u32, u32, f32)>),
     Captions(Box<CaptionIndex>),
 }
 
-/// A row that is dropped for the sake of another.
+/// A row that is dropped because of another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Dropped {
     pub(super) row: u32,
@@ -77,7 +80,7 @@ impl Alike {
         }
     }
 
-    /// Covers the class of a row that stays, and all that is near to it.
+    /// Covers the class of a row that stays, and all classes near to it.
     fn cover(&mut self, row: u32, open: Option<&RowSet>, covers: &mut [Cover]) {
         let class = self.classes[row as usize];
         if class == NO_CLASS {
@@ -112,7 +115,8 @@ impl Alike {
     }
 }
 
-/// What is dropped of the rows in `order`, best first. A row that is alike in several ways is dropped for the first of them.
+/// Returns the dropped rows of `order`, which is sorted best first. A row that several tiers would
+/// drop counts for the first of them.
 pub(super) fn drop_alike(tiers: &mut [Alike], order: &[u32]) -> Vec<Dropped> {
     let mut covers: Vec<Vec<Cover>> = tiers.iter().map(Alike::no_covers).collect();
     let mut dropped = Vec::new();
@@ -132,7 +136,7 @@ pub(super) fn drop_alike(tiers: &mut [Alike], order: &[u32]) -> Vec<Dropped> {
     dropped
 }
 
-/// What is alike to any of `references`, of the rows below `rows`.
+/// Returns the rows below `rows` that are near to any of `references`.
 pub(super) fn drop_near(tiers: &mut [Alike], references: &Range<u32>, rows: u32) -> Vec<Dropped> {
     let mut found: Vec<Option<Dropped>> = vec![None; rows as usize];
     for (tier, alike) in tiers.iter_mut().enumerate() {
@@ -199,28 +203,35 @@ mod tests {
             seed in any::<u64>(),
         ) {
             let first = |value: &dyn Fn(&(u32, u32)) -> u32| -> Vec<u32> {
-                values.iter().map(|row| values.iter().position(|other| value(other) == value(row)).unwrap() as u32).collect()
+                values.iter().map(|row| values.iter().position(|other| value(other) == value(row))
+                    .unwrap() as u32).collect()
             };
             let (a, b) = (first(&|row| row.0), first(&|row| row.1));
-            let class_of = |value: u32| values.iter().position(|row| row.0 == value).map(|row| row as u32);
-            let pairs: Vec<_> = pairs.iter().filter_map(|(x, y)| Some((class_of(*x)?, class_of(*y)?))).filter(|(x, y)| x != y).collect();
+            let class_of = |value: u32| values.iter().position(|row| row.0 == value)
+                .map(|row| row as u32);
+            let pairs: Vec<_> = pairs.iter().filter_map(|(x, y)| Some(
+                (class_of(*x)?, class_of(*y)?))).filter(|(x, y)| x != y).collect();
             let alike = |x: u32, y: u32| {
                 let (x, y) = (x as usize, y as usize);
-                a[x] == a[y] || b[x] == b[y] || pairs.contains(&(a[x], a[y])) || pairs.contains(&(a[y], a[x]))
+                a[x] == a[y] || b[x] == b[y]
+                    || pairs.contains(&(a[x], a[y])) || pairs.contains(&(a[y], a[x]))
             };
             let mut order: Vec<u32> = (0..values.len() as u32).collect();
             crate::random::Random::new(seed).shuffle(&mut order);
-            let mut tiers = [near(a.clone(), &pairs), Alike { classes: b.clone(), near: Near::Equal }];
+            let equal = Alike { classes: b.clone(), near: Near::Equal };
+            let mut tiers = [near(a.clone(), &pairs), equal];
             let dropped = drop_alike(&mut tiers, &order);
             let is_kept = |row: u32| dropped.iter().all(|dropped| dropped.row != row);
             for x in &order {
                 for y in order.iter().filter(|y| *y != x) {
-                    prop_assert!(!(is_kept(*x) && is_kept(*y) && alike(*x, *y)), "{x} and {y} both stay");
+                    prop_assert!(!(is_kept(*x) && is_kept(*y) && alike(*x, *y)), "{x} and {y} both \
+                        stay");
                 }
             }
             let rank = |row: u32| order.iter().position(|other| *other == row);
             for row in &dropped {
-                prop_assert!(is_kept(row.by) && alike(row.row, row.by) && rank(row.by) < rank(row.row), "{row:?}");
+                prop_assert!(is_kept(row.by) && alike(row.row, row.by)
+                    && rank(row.by) < rank(row.row), "{row:?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! From columns of the datasets to what is alike, for each tier.
+//! Reads the columns of each tier and finds its near classes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,21 +20,22 @@ use super::stars::{Alike, Near};
 use crate::random::mix;
 use crate::sql::SqlError;
 
-/// By what pairs are alike.
+/// A criterion by which pairs are near.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tier {
-    /// The same bytes of the image.
+    /// Equal bytes of the image.
     Sha256,
-    /// Perceptual hashes that differ in at most so many of 64 bits.
+    /// Perceptual hashes that differ in at most `hamming` of 64 bits.
     Phash { hamming: u32 },
-    /// Normalised captions with at least this Jaccard similarity of their shingles (runs of five characters); 1: equal ones.
+    /// Normalised captions with at least this Jaccard similarity of their shingles (runs of five
+    /// characters); 1: equal ones.
     Caption { jaccard: f64 },
     /// Image embeddings with at least this cosine, within clusters (SemDeDup: Abbas et al., 2023).
     Semantic {
         cosine: f64,
-        /// Clusters; 0: as many that one has about a thousand pairs.
+        /// Number of clusters; 0: about one per thousand pairs.
         clusters: usize,
-        /// Beginning of the producer's hash; empty: the newest producer.
+        /// First characters of the producer's hash; empty: the newest producer.
         producer: String,
     },
 }
@@ -50,7 +51,7 @@ impl Tier {
     }
 }
 
-/// As on the command line.
+/// Formats the tier as on the command line.
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -67,7 +68,7 @@ impl fmt::Display for Tier {
     }
 }
 
-/// Rows of a dataset that are looked at.
+/// The rows of a dataset that are compared.
 pub(super) struct Source {
     /// For messages.
     pub(super) name: String,
@@ -81,14 +82,14 @@ impl Source {
     }
 }
 
-/// A tier that is ready, and how many rows have no value for it.
+/// A finished tier, and the number of rows without a value for it.
 pub(super) struct Built {
     pub(super) alike: Alike,
     pub(super) unseen: u64,
 }
 
-/// Reads what a tier needs. `memory`: bytes for keys. From the row `references` on, rows are
-/// those of evaluation sets, and only pairs of one of them and an earlier row matter.
+/// Reads the data of a tier. `memory` is the limit for keys in bytes. Rows from `references` on are
+/// those of evaluation sets. Then only pairs of one of them and an earlier row matter.
 pub(super) async fn build(
     tier: &Tier,
     sources: &[Source],
@@ -117,7 +118,7 @@ async fn by_sha256(sources: &[Source], memory: usize) -> Result<Built, DedupErro
             .scan("sha256", "meta", source.wanted.as_ref(), None, |batch, numbers| {
                 let hashes = batch.column(0).as_fixed_size_binary();
                 for (row, &number) in numbers.iter().enumerate() {
-                    // The first half: as many bits as a uid has.
+                    // The first half has as many bits as a uid.
                     classes
                         .push(first_128_bits(hashes.value(row)), number)
                         .map_err(DedupError::temporary)?;
@@ -182,7 +183,7 @@ async fn by_phash(
     drop(hashes);
     let on_both_sides = references.map(|first| Sides::of(&classes, first));
     let wanted = |a: u32, b: u32| on_both_sides.as_ref().is_none_or(|sides| sides.join(a, b));
-    // Each is written down three times before the groups are formed.
+    // Each pair is stored three times before the groups are formed.
     let most = (memory / 36).max(1 << 20);
     let found = pairs_within(&mut distinct, hamming, most, &wanted);
     drop(distinct);
@@ -195,7 +196,7 @@ async fn by_phash(
     Ok(Built { alike: Alike { near: both_ways(pairs), classes }, unseen })
 }
 
-/// The first row of each class.
+/// Returns the first row of each class.
 pub(super) fn firsts(classes: &[u32]) -> impl Iterator<Item = u32> {
     (0..).zip(classes).filter(|(row, class)| row == *class).map(|(row, _)| row)
 }
@@ -203,12 +204,12 @@ pub(super) fn firsts(classes: &[u32]) -> impl Iterator<Item = u32> {
 pub(super) fn both_ways(pairs: impl Iterator<Item = (u32, u32, f32)>) -> Near {
     let mut both: Vec<_> =
         pairs.flat_map(|(a, b, distance)| [(a, b, distance), (b, a, distance)]).collect();
-    // The nearest first, so that they are told as such.
+    // The nearest first, so that they are reported first.
     both.par_sort_unstable_by(|x, y| (x.0, x.1).cmp(&(y.0, y.1)));
     Near::Pairs(both)
 }
 
-/// Which classes have references, and which have other rows.
+/// Classes that have references, and classes that have other rows.
 pub(super) struct Sides {
     references: RowSet,
     others: RowSet,
@@ -236,7 +237,8 @@ impl Sides {
     }
 }
 
-/// Three readings of the captions: all for equal ones, one of each for bands, those that share a band for their texts.
+/// Reads the captions three times: all for equal ones, one per class for bands, and those that
+/// share a band for their texts.
 async fn by_caption(sources: &[Source], memory: usize, jaccard: f64) -> Result<Built, DedupError> {
     let rows = rows_of(sources);
     let mut classes = Classes::new(rows, memory);
@@ -309,7 +311,7 @@ async fn by_caption(sources: &[Source], memory: usize, jaccard: f64) -> Result<B
     Ok(Built { alike: Alike { classes, near: Near::Captions(Box::new(index)) }, unseen })
 }
 
-/// None for a caption without any text.
+/// Returns the key of a caption, or `None` if it has no text.
 fn caption_key(caption: &str) -> Option<[u64; 2]> {
     let text = normalise(caption);
     (!text.is_empty()).then(|| first_128_bits(&Sha256::digest(text.as_bytes())))

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use half::f16;
 
-/// Vectors of half floats, one behind the other.
+/// Concatenated vectors in half precision.
 pub(super) struct Vectors {
     dimension: usize,
     file: BufWriter<File>,
@@ -26,19 +26,19 @@ impl Vectors {
         self.dimension
     }
 
-    /// Adds the vector of a row: half floats, the lowest byte first.
+    /// Adds the vector of a row: half-precision floats, little endian.
     pub(super) fn push(&mut self, vector: &[u8], row: u32) -> io::Result<()> {
         self.rows.push(row);
         self.file.write_all(vector)
     }
 
-    /// The row of each vector. From now on vectors can be read.
+    /// Returns the row of each vector. Vectors can be read from now on.
     pub(super) fn finish(&mut self) -> io::Result<Vec<u32>> {
         self.file.flush()?;
         Ok(std::mem::take(&mut self.rows))
     }
 
-    /// Vectors by number, of unit length: [N, D].
+    /// Reads vectors by number, normalised to unit length: [N, D].
     pub(super) fn read(&self, numbers: &[usize]) -> io::Result<Vec<f32>> {
         let mut vectors = Vec::with_capacity(numbers.len() * self.dimension);
         let mut bytes = vec![0; self.dimension * 2];
@@ -55,7 +55,7 @@ impl Vectors {
     }
 }
 
-/// Makes a vector's length 1; false if it has none.
+/// Normalises a vector to length 1. Returns false if its length is 0 or not finite.
 pub(super) fn normalise(vector: &mut [f32]) -> bool {
     let length = dot(vector, vector).sqrt();
     let usable = length > 0.0 && length.is_finite();
@@ -67,7 +67,7 @@ pub(super) fn normalise(vector: &mut [f32]) -> bool {
     usable
 }
 
-/// In eight sums, which a processor adds side by side.
+/// Computes a dot product in eight sums, which a processor adds in parallel.
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();

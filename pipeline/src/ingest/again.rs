@@ -1,6 +1,8 @@
-//! Tries again what the ledger says may work another time: rows of URL lists one by one, other sources as a whole.
+//! Retries entries of the ledger that may work now: rows of URL lists one by one, other sources as
+//! a whole.
 //!
-//! The invariant: an entry leaves the ledger in the same step in which its pair, or the entry that follows it, comes in.
+//! The invariant: an entry leaves the ledger in the same step in which its pair, or the entry that
+//! replaces it, is added.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -15,20 +17,20 @@ use super::{
     SourceOutcome, SourceReport,
 };
 
-/// Wait before the first pass over what has just failed; four times as long before each following one.
+/// Pause before the first pass over recent failures. Each further pause is four times as long.
 const FIRST_REST: Duration = Duration::from_secs(1);
-/// A moment of a rest: how soon a stop is noticed.
+/// Interval in which a pause checks for a stop.
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// Tries the entries of a dataset's ledger again that `filter` wants. `request` says how to download and how to write; how a
-/// source is read is known from the ingest that read it.
+/// Retries the entries of a dataset's ledger that `filter` selects. `request` sets how to download
+/// and write; each source is read with the options of the ingest that read it.
 pub fn retry(
     request: &IngestRequest,
     filter: RetryFilter,
     progress: &mut dyn FnMut(&IngestProgress) -> ControlFlow<()>,
 ) -> Result<IngestReport, IngestError> {
     request.check()?;
-    // A folder that is no dataset must not become one here.
+    // A folder that is not a dataset must not become one here.
     diptych_schemas::DatasetManifest::read(&request.dataset)?;
     let mut run = Run::open(request.clone(), 0, progress)?;
     let ended = run.retry(filter);
@@ -55,12 +57,13 @@ impl Run<'_> {
                 Err(error) => self.not_tried(name, error.to_string()),
                 Ok((layout, words)) if layout.is_url_list() => {
                     if !dataset::is_done(&self.dataset.manifest, &source, &options) {
-                        let message = "the list has changed, or was not read to its end: ingest it again, which keeps what is in";
+                        let message = "the list has changed, or was not read to its end: ingest it \
+                            again, which keeps the existing pairs";
                         self.not_tried(name, message.into());
                         continue;
                     }
                     self.report_on(&source, words);
-                    // What was quarantined is asked once more, not again and again.
+                    // Quarantined entries are tried only once.
                     let passes =
                         if filter.reason.is_some() { 1 } else { given.download.retries.max(1) };
                     for pass in 0..passes {
@@ -96,23 +99,24 @@ impl Run<'_> {
             .sum()
     }
 
-    /// A source of the manifest, and the request with the options that it was read with.
+    /// Returns a source of the manifest, and the request with the options with which it was read.
     fn as_it_was_read(
         &self,
         name: &str,
         given: &IngestRequest,
     ) -> Result<(Source, IngestRequest), String> {
         let entry = self.dataset.manifest.sources.iter().find(|entry| entry.path == name);
-        let entry = entry.ok_or("dataset.json does not know this source")?;
+        let entry = entry.ok_or("dataset.json does not list this source")?;
         let options: SourceOptions = serde_json::from_str(&entry.options).map_err(|_| {
-            "it was read by an older diptych, which did not keep its options: ingest it again"
+            "it was read by an older version of diptych, which did not store its options: ingest \
+             it again"
                 .to_owned()
         })?;
         let found = expand::expand(&[name.to_owned()]).map_err(|error| error.to_string())?;
         let source = found
             .into_iter()
             .find(|source| source.name() == name)
-            .ok_or("it is not there any more")?;
+            .ok_or("it does not exist any more")?;
         Ok((source, given.with_source_options(options)))
     }
 
@@ -128,7 +132,7 @@ impl Run<'_> {
         });
     }
 
-    /// The report on a source, which is made where there is none.
+    /// Returns the index of the report on a source, which is created if needed.
     fn report_on(&mut self, source: &Source, words: String) -> usize {
         let name = source.name();
         if let Some(index) = self.reports.iter().position(|report| report.path == name) {
@@ -146,7 +150,8 @@ impl Run<'_> {
         self.reports.len() - 1
     }
 
-    /// At the end of an ingest: asks again for the rows of its URL lists that failed for now, of this ingest or an earlier one.
+    /// Requests, at the end of an ingest, the rows of its URL lists that failed temporarily, in
+    /// this ingest or an earlier one.
     pub(super) fn passes_again(
         &mut self,
         sources: &[(Source, Option<(Layout, String)>)],
@@ -179,7 +184,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// One pass over the rows of a list that are to be tried again.
+    /// Makes one pass over the rows of a list that are retried.
     fn list_again(
         &mut self,
         source: &Source,
@@ -206,7 +211,7 @@ impl Run<'_> {
         }
     }
 
-    /// Gives hosts a little time.
+    /// Pauses, so that hosts can recover.
     fn rest(&mut self, pass: u32) -> Result<(), IngestError> {
         let until = Instant::now() + FIRST_REST * 4_u32.saturating_pow(pass.min(4));
         while Instant::now() < until {

@@ -1,5 +1,6 @@
-//! Arrow sources: Hugging Face's `save_to_disk` and Feather, as streams or files of Arrow's IPC form. Columns are what they are in
-//! Parquet. A batch is in memory at a time, as large as its writer made it.
+//! Arrow sources: Hugging Face's `save_to_disk` and Feather, as streams or files in Arrow's IPC
+//! format. Columns are treated as in Parquet. One batch at a time is in memory, as large as its
+//! writer made it.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
@@ -17,10 +18,10 @@ use super::report::IngestError;
 use super::table_columns::{ImageKind, find_columns};
 use super::table_rows::Rows;
 
-/// The first bytes of a file with a footer; a stream has none.
+/// The first bytes of a file with a footer. A stream has no footer.
 const FILE_MAGIC: &[u8] = b"ARROW1";
 
-/// Batches one after another, and their schema.
+/// The schema and an iterator of batches.
 struct Batches {
     schema: SchemaRef,
     batches: Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>,
@@ -44,7 +45,8 @@ fn open(path: &Path) -> Result<Batches, String> {
     }
 }
 
-/// Finds the columns; says whether it is a list of addresses and in words what is read, or why the file cannot be.
+/// Finds the columns. Returns whether it is a list of URLs and a description, or the reason why the
+/// file cannot be read.
 pub(super) fn check(
     path: &Path,
     options: &ReadOptions,

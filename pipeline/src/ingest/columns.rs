@@ -1,13 +1,13 @@
-//! Which column holds the image and which the caption: the names that people use, and the message when there is none.
+//! The columns of the image and the caption: their usual names, and the message when there is none.
 
 use std::path::Path;
 
 use super::IngestError;
 
-/// Columns of image bytes.
+/// Usual names of columns with image bytes.
 pub(super) const IMAGE_COLUMNS: &[&str] =
     &["image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes"];
-/// Columns with the path of an image file.
+/// Usual names of columns with the path of an image file.
 pub(super) const FILE_COLUMNS: &[&str] = &[
     "file_name",
     "filepath",
@@ -23,9 +23,10 @@ pub(super) const FILE_COLUMNS: &[&str] = &[
     "image_name",
     "img_path",
 ];
-/// Columns with the address of an image, in the lists of LAION, DataComp, COYO and img2dataset's other users.
+/// Usual names of columns with the URL of an image, in the lists of LAION, DataComp, COYO and other
+/// users of img2dataset.
 pub(super) const URL_COLUMNS: &[&str] = &["url", "image_url", "img_url"];
-/// Columns of captions.
+/// Usual names of columns with captions.
 pub(super) const CAPTION_COLUMNS: &[&str] = &[
     "caption",
     "text",
@@ -42,7 +43,7 @@ pub(super) const CAPTION_COLUMNS: &[&str] = &[
     "sentence",
 ];
 
-/// What is looked for.
+/// The kind of column to find.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wanted {
     Image,
@@ -73,12 +74,13 @@ impl Wanted {
         match self {
             Self::Image => "column of images (bytes, paths or base64)",
             Self::File => "column of image paths",
-            Self::Url => "column of addresses",
+            Self::Url => "column of URLs",
             Self::Caption => "caption column",
         }
     }
 
-    /// The index of the column: the given name, or the first of the usual ones. A name in another case will do.
+    /// Returns the index of the column: the given name, or the first of the usual ones. The case of
+    /// the name does not matter.
     pub(super) fn find<'a>(
         self,
         names: &(impl Iterator<Item = &'a str> + Clone),
@@ -94,7 +96,8 @@ impl Wanted {
             .find_map(|usual| names.clone().position(|name| name.eq_ignore_ascii_case(usual)))
     }
 
-    /// Which other columns could have been meant, and how to take one of them; nothing where one was named.
+    /// Lists other possible columns and the option that selects one of them. Empty if a column was
+    /// given.
     pub(super) fn rivals<'a>(
         self,
         names: impl Iterator<Item = &'a str>,
@@ -113,7 +116,7 @@ impl Wanted {
         format!(" (not in {}: {} takes another)", others.join(", "), self.option())
     }
 
-    /// The error when [`Self::find`] finds nothing.
+    /// Returns the error for when [`Self::find`] finds nothing.
     pub(super) fn missing<'a>(
         self,
         path: &Path,
@@ -126,13 +129,15 @@ impl Wanted {
         names.truncate(SHOWN);
         let more = if hidden > 0 { format!(" and {hidden} more") } else { String::new() };
         let columns = if names.is_empty() {
-            "it is empty, or none of its first records has fields".into()
+            "it is empty, or its first records have no fields".into()
         } else {
             format!("its columns are {}{more}", names.join(", "))
         };
         let sought = match given {
-            Some(given) => format!("{given:?} is not a {} of it", self.what()),
-            None => format!("no {} (looked for {})", self.what(), self.defaults().join(", ")),
+            Some(given) => format!("it has no {} {given:?}", self.what()),
+            None => {
+                format!("it has no {} (looked for {})", self.what(), self.defaults().join(", "))
+            }
         };
         IngestError::NoColumn { path: path.to_owned(), sought, columns, option: self.option() }
     }

@@ -1,9 +1,11 @@
-//! The dataset that is being written: its manifest, its lock, the open shard, and what makes a stopped ingest go on.
+//! The dataset that is being written: its manifest, its lock, the open shard, and the state that
+//! lets a stopped ingest continue.
 //!
-//! The invariant: the manifest on the disk names exactly the files that are whole, and for each source how many of its
-//! records are in them. Everything after that is done again, and comes out the same, because where files end depends only
-//! on the records. An entry of the ledger leaves it in the same step in which the pair, or the newer entry, comes in that
-//! takes its place. Known uids are kept in memory, in 16 to 21 bytes a pair.
+//! The invariant: the manifest on disk names exactly the files that are complete and, for each
+//! source, how many of its records are in them. Everything after that is repeated with an equal
+//! result, because the ends of files depend only on the records. An entry of the ledger leaves it
+//! in the same step in which the pair, or the newer entry, that replaces it is added. Known uids
+//! are kept in memory, in 16 to 21 bytes per pair.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -25,55 +27,57 @@ use super::shard::OpenShard;
 use super::uid_set::UidSet;
 use super::{IngestError, IngestRequest, item::Rejection};
 
-/// Ledger rows that wait for their file. More than these close the open shard early.
+/// Most ledger rows that wait to be written. More of them close the open shard early.
 const MAX_LEDGER_ROWS: usize = 200_000;
-/// Most columns that sources may bring along. Further ones are not kept, and the report says so.
+/// Most columns of sources. Further ones are not kept, and the report says so.
 const MAX_SOURCE_COLUMNS: usize = 1024;
 
-/// Called between the steps of a commit; an error stops there, as a crash would.
+/// A function that is called between the steps of a commit. An error stops there, as a crash would.
 pub(super) type Step<'a> = dyn FnMut() -> Result<(), IngestError> + 'a;
 
 pub(super) struct Dataset {
     folder: PathBuf,
     pub(super) manifest: DatasetManifest,
-    /// What is written, but not yet in the manifest on the disk.
+    /// Whether there are changes that the manifest on disk does not have yet.
     changed: bool,
     uids: UidSet,
-    /// The shards that held pairs of a source when the dataset was opened.
+    /// The shards that held pairs of each source when the dataset was opened.
     shards_of: HashMap<String, Vec<u32>>,
     columns: HashMap<String, usize>,
-    /// Their types.
+    /// Types of the columns.
     kinds: Vec<DataType>,
     shard: Option<OpenShard>,
     ledger: Vec<LedgerEntry>,
-    /// Entries that are no longer true, by the number of the file that held them when they were looked up.
+    /// Entries that are outdated, by the number of their ledger file when they were looked up.
     resolved: HashMap<u32, HashSet<Place>>,
-    /// Sources that were read again to their end, with the number of ledger files that there were before.
+    /// Sources that were read again to their end, with the number of ledger files before that.
     read_again: Vec<(String, usize)>,
-    /// Old number of a ledger file that was replaced, and its new one.
+    /// Old number of each replaced ledger file, and its new one.
     renumbered: HashMap<u32, u32>,
-    /// Columns that have become text, and their types before.
+    /// Columns that became text, and their types before.
     pub(super) became_text: BTreeMap<String, DataType>,
-    /// Names of columns that did not fit any more.
+    /// Names of columns that were left out.
     pub(super) columns_left_out: HashSet<String>,
-    /// Held as long as this lives.
+    /// Held for the lifetime of the value.
     _lock: File,
 }
 
-/// What the dataset held of a source before the source was changed and read again: no news.
+/// The content of the dataset from a source before it changed and was read again. It is not
+/// reported as new.
 #[derive(Default)]
 pub(super) struct Known {
     uids: HashSet<Uid>,
     rejections: HashSet<(String, String, String)>,
-    /// Of a URL list, address and caption of its pairs, and what was said of addresses that will not be asked again.
+    /// For a URL list: URL and caption of its pairs, and the final answers of URLs that are not
+    /// requested again.
     pub(super) links: HashSet<Place>,
     pub(super) refused: HashMap<String, (Reason, String)>,
 }
 
-/// An entry of the ledger that is to be tried again: the number of its file, and its reason.
+/// Entries of the ledger to retry, with the number of their file and their reason.
 pub(super) type Candidates = HashMap<Place, (u32, Reason)>;
 
-/// What happened to an item.
+/// The result for an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     Added,
@@ -81,7 +85,7 @@ pub(super) enum Taken {
     KnownBefore,
 }
 
-/// The manifest of the dataset, or that of an empty one.
+/// Returns the manifest of the dataset, or an empty one.
 pub(super) fn manifest(folder: &Path) -> Result<DatasetManifest, IngestError> {
     match DatasetManifest::read(folder) {
         Ok(manifest) => Ok(manifest),
@@ -90,7 +94,7 @@ pub(super) fn manifest(folder: &Path) -> Result<DatasetManifest, IngestError> {
     }
 }
 
-/// Whether a source was read to its end with the same options, and has not changed since.
+/// Returns whether a source was read to its end with equal options and has not changed since.
 pub(super) fn is_done(manifest: &DatasetManifest, source: &Source, options: &str) -> bool {
     let name = source.name();
     manifest
@@ -104,7 +108,7 @@ fn is_same(entry: &SourceEntry, source: &Source, options: &str) -> bool {
 }
 
 impl Dataset {
-    /// Takes the lock, removes what a killed ingest left behind, and learns what is there.
+    /// Locks the folder, removes leftovers of a killed ingest, and reads the existing state.
     pub(super) fn open(folder: &Path) -> Result<Self, IngestError> {
         folder::create(folder)?;
         let lock = folder::lock(folder)?;
@@ -160,8 +164,10 @@ impl Dataset {
         })
     }
 
-    /// Finds or makes the entry of a source; gives its index, from which record to go on, and what is known of it. A source
-    /// that was changed is read from its beginning, and so is one that is to be read `anew`.
+    /// Finds or creates the entry of a source. Returns its index, the record from which to
+    /// continue, and the known records.
+    ///
+    /// A changed source is read from its start, and so is every source if `anew` is set.
     pub(super) fn begin(
         &mut self,
         source: &Source,
@@ -239,7 +245,7 @@ impl Dataset {
         Ok(known)
     }
 
-    /// Takes a pair that came out of item `next - 1` of a source.
+    /// Adds a pair from item `next - 1` of a source.
     pub(super) fn take_pair(
         &mut self,
         pair: Pair,
@@ -258,7 +264,7 @@ impl Dataset {
                 position: pair.position,
                 key: pair.key,
                 reason: Reason::DuplicatePair,
-                detail: "the same image with the same caption is in the dataset already".into(),
+                detail: "the dataset already has this image with this caption".into(),
             };
             return self.take_rejection(rejection, Some(pair.uid), source, next, known, step);
         }
@@ -279,7 +285,7 @@ impl Dataset {
         Ok(Taken::Added)
     }
 
-    /// Takes what did not become a pair.
+    /// Adds a record that did not become a pair to the ledger.
     pub(super) fn take_rejection(
         &mut self,
         rejection: Rejection,
@@ -290,7 +296,8 @@ impl Dataset {
         step: &mut Step,
     ) -> Result<Taken, IngestError> {
         let Rejection { position, key, reason, detail } = rejection;
-        // The old entry goes when the source has been read again to its end; until then this one must not be lost either.
+        // The old entry is removed when the source has been read again to its end. Until then this
+        // one must not be lost either.
         let known_before =
             known.rejections.contains(&(position.clone(), key.clone(), reason.as_str().to_owned()));
         if self.ledger.len() >= MAX_LEDGER_ROWS {
@@ -316,7 +323,7 @@ impl Dataset {
         self.changed = true;
     }
 
-    /// Ends a source: how many records it had, and whether it is done with until it changes.
+    /// Ends a source: sets the number of its records, and whether it is finished until it changes.
     pub(super) fn end(&mut self, source: usize, records: u64, done: bool) {
         let entry = &mut self.manifest.sources[source];
         if entry.records != records || entry.done != done {
@@ -330,7 +337,7 @@ impl Dataset {
         }
     }
 
-    /// The entries of each source that a filter wants.
+    /// Returns the entries of each source that a filter selects.
     pub(super) fn candidates(
         &self,
         filter: RetryFilter,
@@ -354,7 +361,8 @@ impl Dataset {
         Ok(found)
     }
 
-    /// Says that an entry is no longer true: what takes its place is in with the next commit, and it is out.
+    /// Marks an entry as outdated. The next commit removes it, together with adding its
+    /// replacement.
     pub(super) fn resolve(&mut self, place: Place, ledger: u32) {
         let mut number = ledger;
         while let Some(newer) = self.renumbered.get(&number) {
@@ -364,7 +372,8 @@ impl Dataset {
         self.changed = true;
     }
 
-    /// Indices and values of a pair's own columns, ascending; unknown columns are added to the dataset.
+    /// Returns indices and values of a pair's own columns, in ascending order. New columns are
+    /// added to the dataset.
     fn name_columns(&mut self, pair: &mut Pair) -> Vec<(usize, OwnValue)> {
         let mut named: Vec<(usize, OwnValue)> = Vec::with_capacity(pair.columns.len());
         for (name, value) in std::mem::take(&mut pair.columns) {
@@ -395,7 +404,7 @@ impl Dataset {
         named
     }
 
-    /// Gives a column a type that holds a further value.
+    /// Widens the type of a column so that it holds a further value.
     fn widen(&mut self, index: usize, value: &OwnValue) {
         let kind = value.data_type();
         if self.kinds[index] == kind {
@@ -421,7 +430,7 @@ impl Dataset {
         }
     }
 
-    /// Puts the open shard and the waiting ledger rows in place, then the manifest that names them.
+    /// Writes the open shard and the waiting ledger rows, then the manifest that names them.
     pub(super) fn commit(&mut self, step: &mut Step) -> Result<(), IngestError> {
         if let Some(shard) = self.shard.take() {
             let entry = shard.close(&self.manifest.meta_schema(), step)?;
@@ -446,7 +455,7 @@ impl Dataset {
             step()?;
         }
         for path in replaced {
-            // Nobody names it any more; the next ingest would remove it, too.
+            // It is not in the manifest any more; the next ingest would remove it, too.
             let _ = std::fs::remove_file(path);
         }
         Ok(())
@@ -456,8 +465,8 @@ impl Dataset {
         self.manifest.ledgers.iter().map(|ledger| ledger.number + 1).max().unwrap_or(0)
     }
 
-    /// Writes ledger files without what is no longer true beside those that hold it. Returns these; they may go when the
-    /// manifest is in place.
+    /// Writes ledger files without outdated entries next to the old ones. Returns the old files,
+    /// which can be removed when the manifest is in place.
     fn replace_ledgers(&mut self, step: &mut Step) -> Result<Vec<PathBuf>, IngestError> {
         let (resolved, read_again) =
             (std::mem::take(&mut self.resolved), std::mem::take(&mut self.read_again));
@@ -466,9 +475,10 @@ impl Dataset {
             return Ok(replaced);
         }
         let mut index = 0;
-        // Above all numbers that the manifest on the disk names: those files are needed until the next one is in place.
+        // Above all numbers in the manifest on disk: those files are needed until the next manifest
+        // is in place.
         let mut new = self.next_ledger();
-        // Files that were emptied leave the list: `before` counts as if they were still there.
+        // Emptied files leave the list, but `before` still counts them.
         for before in 0..self.manifest.ledgers.len() {
             let LedgerFile { number, rows } = self.manifest.ledgers[index];
             let places = resolved.get(&number);

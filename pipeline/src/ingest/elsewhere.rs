@@ -1,21 +1,22 @@
-//! Names of sources that other tools take and an ingest does not: addresses, commands, joined sources.
+//! Names of sources that other tools accept and an ingest does not: URLs, commands, joined sources.
 
 use std::path::Path;
 
-/// How to get at what other tools read under such a name, and an ingest does not. None for what can be a file here.
+/// Returns advice on how to read such a source, or `None` if the name may be a file.
 pub(super) fn elsewhere(argument: &str) -> Option<String> {
     if Path::new(argument).exists() {
         return None;
     }
     if let Some(command) = argument.strip_prefix("pipe:") {
         return Some(format!(
-            "no command is started for a source. Let it write a file, and name that: `{command} > 00000.tar`"
+            "commands are not supported as sources. Write their output to a file and ingest that: \
+             `{command} > 00000.tar`"
         ));
     }
     if argument.contains("::") {
         let parts: Vec<&str> = argument.split("::").collect();
         return Some(format!(
-            "sources are not joined by `::`. Give each as an argument: {}",
+            "sources cannot be joined by `::`. Give each as an argument: {}",
             parts.join(" ")
         ));
     }
@@ -32,17 +33,18 @@ pub(super) fn elsewhere(argument: &str) -> Option<String> {
         }
         _ => {
             return Some(format!(
-                "{scheme}:// is no place that sources are read from: copy it to this machine"
+                "sources cannot be read from {scheme}://: copy it to this machine first"
             ));
         }
     };
     Some(format!(
-        "sources are read from this machine alone. Copy them first (`{get}`). What an ingest has made can lie elsewhere: --dataset takes the \
-         URL of a dataset"
+        "sources are read from this machine only. Copy them first: `{get}`. An existing dataset \
+         may be remote: --dataset accepts its URL"
     ))
 }
 
-/// The folder of a path without its scheme; a pattern's is what stands before it.
+/// Returns the folder of a path without its scheme: for a pattern, the folder before its first
+/// wildcard.
 fn folder_of(path: &str) -> &str {
     let plain = path.find(['{', '*', '?', '[']).map_or(path, |place| &path[..place]);
     plain.rsplit_once('/').map_or(plain, |(folder, _)| folder)

@@ -1,7 +1,8 @@
-//! From what the user wrote (files, folders, patterns) to the list of sources, in an order that does not depend on the disk:
-//! arguments in the order given, what each stands for sorted by path. Nothing is written, nothing but names is read.
+//! From the user's arguments (files, folders, patterns) to the list of sources.
 //!
-//! Names are understood here alone: a service that checks them for a client asks [`source_names`] and [`sources_at`] as the ingest does.
+//! The order does not depend on the disk: arguments in the given order, the files of each sorted by
+//! path. Nothing is written, and only names are read. Names are interpreted only here: a service
+//! that checks them for a client calls [`source_names`] and [`sources_at`] like the ingest.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,22 +17,23 @@ use super::tar_group::is_image_extension;
 
 /// Most names that one pattern in braces may stand for.
 const MAX_BRACES: usize = 1_000_000;
-/// What makes a pattern of a name.
+/// Characters that make a name a pattern.
 const WILDCARDS: [char; 3] = ['*', '?', '['];
 
-/// One source: a file, or a folder of images.
+/// A source: a file, or a folder of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
-    /// Bytes, and time of the last change in milliseconds since 1970: other values mean that it is read again.
+    /// Size in bytes, and time of the last change in milliseconds since 1970. If they change, the
+    /// source is read again.
     pub(super) size: u64,
     pub(super) modified: u64,
-    /// A folder of images with captions beside them.
+    /// Whether it is a folder of images with captions next to them.
     pub(super) is_folder: bool,
 }
 
 impl Source {
-    /// How it stands in meta, in the ledger and in the manifest.
+    /// Returns the name of the source in meta, in the ledger and in the manifest.
     pub(super) fn name(&self) -> String {
         self.path.to_string_lossy().into_owned()
     }
@@ -39,7 +41,7 @@ impl Source {
     fn file(path: PathBuf) -> Result<Self, IngestError> {
         let metadata = fs::metadata(&path).map_err(|e| missing(&path, e.to_string()))?;
         if !metadata.is_file() {
-            return Err(missing(&path, "neither a regular file nor a folder".into()));
+            return Err(missing(&path, "it is neither a regular file nor a folder".into()));
         }
         Ok(Self {
             path,
@@ -51,7 +53,7 @@ impl Source {
 }
 
 impl Source {
-    /// A folder of images.
+    /// Creates a source from a folder of images.
     fn folder(path: &Path) -> Result<Self, IngestError> {
         let listing = images_folder::list(path, &|_| true);
         Ok(Self::folder_with(path, &listing.map_err(|e| missing(path, e.to_string()))?))
@@ -97,7 +99,7 @@ impl NameKind {
     }
 }
 
-/// All sources, each once.
+/// Returns all sources, each once.
 pub(super) fn expand(given: &[String]) -> Result<Vec<Source>, IngestError> {
     let mut seen = HashSet::new();
     let mut all = Vec::new();
@@ -112,58 +114,58 @@ pub(super) fn expand(given: &[String]) -> Result<Vec<Source>, IngestError> {
     }
     if all.is_empty() {
         return Err(IngestError::Request {
-            message: "no source is given. Name tars, Parquet files, listings or folders".into(),
+            message: "no source was given. Name tars, Parquet files, lists or folders".into(),
         });
     }
     Ok(all)
 }
 
-/// The sources at one path: the file, or what the folder holds.
+/// Returns the sources at one path: the file, or those in the folder.
 fn sources(path: &Path) -> Result<Vec<Source>, IngestError> {
     let path = plain(path);
     if path.is_dir() { folder(&path) } else { Ok(vec![Source::file(path)?]) }
 }
 
-/// The files and folders that an ingest opens when it is given a path that is there.
+/// Returns the files and folders that an ingest opens for an existing path.
 pub fn sources_at(path: &Path) -> Result<Vec<PathBuf>, IngestError> {
     Ok(sources(path)?.into_iter().map(|source| source.path).collect())
 }
 
-/// What a part of an argument stands for.
+/// The meaning of a part of an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceName {
-    /// A file or folder, there or not.
+    /// A file or folder, which may not exist.
     Path(PathBuf),
-    /// Whatever matches.
+    /// All matching files.
     Pattern(SourcePattern),
 }
 
 /// A pattern with `*`, `?` and `[…]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourcePattern {
-    /// What it is relative to.
+    /// The folder that the pattern is relative to.
     base: PathBuf,
     pattern: String,
 }
 
 impl SourcePattern {
-    /// What stands before the part with its first wildcard.
+    /// Returns the path before the part with the first wildcard.
     fn before_wildcards(&self) -> &str {
         let place = self.pattern.find(WILDCARDS).unwrap_or(self.pattern.len());
         self.pattern[..place].rfind('/').map_or("", |slash| &self.pattern[..=slash])
     }
 
-    /// The folder in which it looks.
+    /// Returns the folder in which the pattern searches.
     pub fn folder(&self) -> PathBuf {
         self.base.join(self.before_wildcards())
     }
 
-    /// Whether it goes upwards (`..`) behind its first wildcard.
+    /// Returns whether the pattern goes upwards (`..`) after its first wildcard.
     pub fn climbs(&self) -> bool {
         self.pattern[self.before_wildcards().len()..].split('/').any(|part| part == "..")
     }
 
-    /// What is there that matches, sorted. A wildcard stands for no `.` and no `..`.
+    /// Returns the matching paths, sorted. A wildcard never matches `.` or `..`.
     pub fn matches(&self) -> Result<Vec<PathBuf>, IngestError> {
         let whole = if self.base.as_os_str().is_empty() || self.pattern.starts_with('/') {
             self.pattern.clone()
@@ -185,12 +187,13 @@ impl SourcePattern {
     }
 }
 
-/// How many parts of a path are `part`.
+/// Counts the parts of a path that equal `part`.
 fn count(path: &[u8], part: &[u8]) -> usize {
     path.split(|byte| *byte == b'/').filter(|found| *found == part).count()
 }
 
-/// What an argument stands for: itself when it exists, else what its braces and wildcards say. Relative to `base`.
+/// Interprets an argument relative to `base`: as a path if it exists, else by its braces and
+/// wildcards.
 pub fn source_names(base: &Path, argument: &str) -> Result<Vec<SourceName>, IngestError> {
     let literal = base.join(argument);
     if literal.exists() {
@@ -206,7 +209,7 @@ pub fn source_names(base: &Path, argument: &str) -> Result<Vec<SourceName>, Inge
     Ok(braces(argument)?.into_iter().map(name).collect())
 }
 
-/// The path without `.` and doubled slashes, so that a source has one name.
+/// Removes `.` and doubled slashes from a path, so that a source has one name.
 pub(super) fn plain(path: &Path) -> PathBuf {
     let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
     if path.as_os_str().is_empty() { PathBuf::from(".") } else { path }
@@ -216,7 +219,7 @@ fn missing(path: &Path, message: String) -> IngestError {
     IngestError::MissingSource { given: path.display().to_string(), message }
 }
 
-/// What an argument stands for, as it is on the disk.
+/// Returns the existing paths of an argument.
 fn paths(argument: &str) -> Result<Vec<PathBuf>, IngestError> {
     let mut found = Vec::new();
     for name in source_names(Path::new(""), argument)? {
@@ -235,7 +238,7 @@ fn paths(argument: &str) -> Result<Vec<PathBuf>, IngestError> {
     Ok(found)
 }
 
-/// `a{00..02}.tar` and `{a,b}.tar` as WebDataset's users write them.
+/// Expands `a{00..02}.tar` and `{a,b}.tar`, as WebDataset's users write them.
 fn braces(pattern: &str) -> Result<Vec<String>, IngestError> {
     let mut done = vec![String::new()];
     let mut rest = pattern;
@@ -269,7 +272,7 @@ fn choices(inner: &str) -> Option<Vec<String>> {
     inner.contains(',').then(|| inner.split(',').map(str::to_owned).collect())
 }
 
-/// What a folder holds: tars and Parquet files, or listings, or images.
+/// Returns the sources in a folder: tars and Parquet files, or lists, or images.
 fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
     let unreadable = |e: std::io::Error| missing(path, e.to_string());
     let mut files = Vec::new();
@@ -296,7 +299,7 @@ fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
     };
     let tars = of_kind(&[NameKind::Tar]);
     let mut shards = of_kind(&[NameKind::Tar, NameKind::Parquet, NameKind::Arrow]);
-    // img2dataset puts the table of a tar's texts beside it: 00000.tar, 00000.parquet.
+    // img2dataset writes a table of a tar's texts next to it: 00000.tar, 00000.parquet.
     shards.retain(|file| {
         NameKind::of(file) != Some(NameKind::Parquet) || !tars.contains(&file.with_extension("tar"))
     });
@@ -318,16 +321,15 @@ fn folder(path: &Path) -> Result<Vec<Source>, IngestError> {
     if listing.images() == 0 {
         return Err(IngestError::Unrecognised {
             path: path.to_owned(),
-            found:
-                "the folder holds no tar, Parquet file, CSV, TSV or JSON Lines file, and no image"
-                    .into(),
+            found: "the folder contains no tar, Parquet, CSV, TSV or JSON Lines file, and no image"
+                .into(),
             advice: "If its subfolders do, name them with a pattern such as FOLDER/**/*.tar",
         });
     }
     Ok(vec![Source::folder_with(path, &listing)])
 }
 
-/// Whether a file is an image by its name: given alone it is no source.
+/// Returns whether a file is an image by its name. A single image is not a source.
 pub(super) fn is_image(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| is_image_extension(&extension.to_string_lossy().to_lowercase()))
@@ -400,7 +402,7 @@ mod tests {
         }
         assert_eq!(found(".*/*.tar"), [base.join(".hidden/c.tar")]);
         assert_eq!(found("*.tar"), [base.join("b.tar")]);
-        // What is written upwards means upwards.
+        // A pattern that is written upwards goes upwards.
         assert_eq!(found("../*.tar"), [base.join("../a.tar")]);
         assert_eq!(found("{.,}./a.tar"), [base.join("../a.tar"), base.join("./a.tar")]);
     }

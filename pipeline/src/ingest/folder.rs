@@ -1,6 +1,7 @@
-//! The folder of a dataset: whether it is one, who may write it, and what a killed ingest left behind in it.
+//! The folder of a dataset: its checks, its lock, and the leftovers of a killed ingest.
 //!
-//! Only files that the manifest does not name are ever removed, and of these only those that are called as ours are.
+//! Only files that the manifest does not name are ever removed, and only if their names have the
+//! form of our own.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -15,7 +16,7 @@ use super::IngestError;
 const FOLDERS: [&str; 3] = ["meta", "blob", "ledger"];
 const LOCK: &str = ".lock";
 
-/// Refuses a folder that is something else, before anything is written into it.
+/// Refuses a folder with other content, before anything is written into it.
 pub(super) fn check(folder: &Path) -> Result<(), IngestError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -40,7 +41,7 @@ pub(super) fn check(folder: &Path) -> Result<(), IngestError> {
     Ok(())
 }
 
-/// Makes the folders that are not there yet.
+/// Creates the missing folders.
 pub(super) fn create(folder: &Path) -> Result<(), IngestError> {
     let is_new = !folder.exists();
     for name in FOLDERS {
@@ -53,7 +54,7 @@ pub(super) fn create(folder: &Path) -> Result<(), IngestError> {
     Ok(())
 }
 
-/// One ingest at a time. The lock goes with the process, however it ends.
+/// Locks the folder for one ingest. The lock ends with the process, however it ends.
 pub(super) fn lock(folder: &Path) -> Result<File, IngestError> {
     let path = folder.join(LOCK);
     let failed = |error| IngestError::Schema(SchemaError::Io { path: path.clone(), source: error });
@@ -83,7 +84,7 @@ pub(super) fn lock(folder: &Path) -> Result<File, IngestError> {
     Ok(file)
 }
 
-/// Whether the files that the manifest names are there, and as long as it says.
+/// Checks that the files in the manifest exist and have the right length.
 pub(super) fn check_files(folder: &Path, manifest: &DatasetManifest) -> Result<(), IngestError> {
     let damaged = |path: PathBuf, message: String| Err(IngestError::Damaged { path, message });
     for shard in &manifest.shards {
@@ -91,8 +92,11 @@ pub(super) fn check_files(folder: &Path, manifest: &DatasetManifest) -> Result<(
         match fs::metadata(&blob) {
             Ok(found) if found.len() == shard.blob_bytes => {}
             Ok(found) => {
-                let message =
-                    format!("it has {} bytes, dataset.json says {}", found.len(), shard.blob_bytes);
+                let message = format!(
+                    "it has {} bytes, but dataset.json says {}",
+                    found.len(),
+                    shard.blob_bytes
+                );
                 return damaged(blob, message);
             }
             Err(error) => return damaged(blob, error.to_string()),
@@ -109,7 +113,7 @@ pub(super) fn check_files(folder: &Path, manifest: &DatasetManifest) -> Result<(
     Ok(())
 }
 
-/// Removes files that were never finished, or were put in place but never named by a manifest. Other files stay.
+/// Removes unfinished files, and finished files that no manifest names. Other files stay.
 pub(super) fn remove_leftovers(
     folder: &Path,
     manifest: &DatasetManifest,

@@ -1,7 +1,8 @@
-//! Image files that a list or a folder names, and where they may lie.
+//! Image files of a list or a folder, and the places where they may be.
 //!
-//! A list can come from anywhere, and must not be a way to read other files of this machine: what it names has to lie in its
-//! own folder, or in the one that the user names, unless the user allows any place.
+//! A list can come from anywhere, and must not be a way to read other files of this machine. Its
+//! files must be in its own folder, or in the one that the user names, unless the user allows any
+//! place.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,8 +15,9 @@ use diptych_schemas::Reason;
 
 use super::item::{Flaw, ReadOptions};
 
-/// The way out, for messages.
-const ADVICE: &str = "name the folder that holds the images with --images-root, or allow any place with --allow-outside";
+/// Advice for messages.
+const ADVICE: &str =
+    "name the folder of the images with --images-root, or allow any place with --allow-outside";
 
 /// Padding may be missing.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -23,19 +25,19 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Where image files may be.
+/// The places where image files may be.
 pub(super) struct ImageFiles {
-    /// What relative paths are relative to, as it was given.
+    /// The folder that paths are relative to, as it was given.
     base: PathBuf,
-    /// The folders that files may lie in, without links.
+    /// The folders that files may be in, without links.
     roots: Vec<PathBuf>,
     anywhere: bool,
-    /// Where files are looked for that are not in `base`.
+    /// Folders that are searched for files that are not in `base`.
     subfolders: Vec<PathBuf>,
 }
 
 impl ImageFiles {
-    /// For the paths of a list that lies in `folder`.
+    /// Creates the places for the paths of a list in `folder`.
     pub(super) fn of_list(folder: &Path, options: &ReadOptions) -> io::Result<Self> {
         let base = options.lists.images_root.as_deref().unwrap_or(folder);
         Ok(Self {
@@ -46,7 +48,7 @@ impl ImageFiles {
         })
     }
 
-    /// For the files of a folder of images.
+    /// Creates the places for the files of a folder of images.
     pub(super) fn of_folder(folder: &Path, options: &ReadOptions) -> io::Result<Self> {
         let mut files = Self {
             base: folder.to_owned(),
@@ -60,7 +62,7 @@ impl ImageFiles {
         Ok(files)
     }
 
-    /// Whether a file may be read that lies here, without links.
+    /// Returns whether a file at this path, without links, may be read.
     pub(super) fn may_read(&self, real: &Path) -> bool {
         self.anywhere || self.roots.iter().any(|root| real.starts_with(root))
     }
@@ -76,11 +78,12 @@ impl ImageFiles {
             return Err((Reason::MissingImage, "the path is empty".into()));
         }
         if name.contains("://") {
-            let advice = "is an address; name its column with --url-column and it is downloaded";
+            let advice = "is a URL: name its column with --url-column to download it";
             return Err((Reason::MissingImage, format!("{name} {advice}")));
         }
         let path = self.base.join(name);
-        // Before anything is asked of the file system: even whether a file exists is nobody's business there.
+        // Checked before any access to the file system, so that a list cannot even find out whether
+        // a file exists.
         if !self.anywhere && !self.is_within(&path) {
             let message = format!("the path {name} leaves the folder of the list: {ADVICE}");
             return Err((Reason::BadRecord, message));
@@ -99,8 +102,10 @@ impl ImageFiles {
         read_file(&real, limit, Reason::MissingImage)
     }
 
-    /// The file that is meant by a name without a folder which is not beside the list: without the number of its caption
-    /// (Flickr's `1.jpg#0`), or in the one subfolder that has it (Kaggle's `Images/1.jpg` beside `captions.txt`).
+    /// Finds a file without a folder in its name that is not next to the list.
+    ///
+    /// Two forms are supported: with the number of its caption (Flickr's `1.jpg#0`), and in the one
+    /// subfolder that has it (Kaggle's `Images/1.jpg` next to `captions.txt`).
     fn nearby(&self, name: &str) -> Result<PathBuf, Flaw> {
         let missing = || {
             let path = self.base.join(name);
@@ -119,7 +124,8 @@ impl ImageFiles {
             (Some(one), Some(other)) => Err((
                 Reason::MissingImage,
                 format!(
-                    "{name} is not in the folder of the list and may be {} or {}: name the folder with --images-root",
+                    "{name} is not in the folder of the list, but may be {} or {}: name the folder \
+                     with --images-root",
                     one.display(),
                     other.display()
                 ),
@@ -128,7 +134,7 @@ impl ImageFiles {
         }
     }
 
-    /// Whether a path stays in the folder by its words, whatever its links do.
+    /// Returns whether a path stays in the folder by its text, whatever its links do.
     fn is_within(&self, path: &Path) -> bool {
         let mut plain = PathBuf::new();
         for part in path.strip_prefix(&self.base).unwrap_or(path).components() {
@@ -143,15 +149,17 @@ impl ImageFiles {
     }
 }
 
-/// Subfolders in which a file is looked for.
+/// Most subfolders in which a file is searched.
 const MAX_SUBFOLDERS: usize = 16;
-/// How images begin in base64: JPEG, PNG, GIF, WebP, BMP, TIFF of both orders, AVIF and HEIC, JPEG XL.
+/// The starts of images in base64: JPEG, PNG, GIF, WebP, BMP, TIFF of both orders, AVIF and HEIC,
+/// JPEG XL.
 const BASE64_IMAGES: [&str; 9] =
     ["/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0AK", "AAAA", "/woA"];
-/// Longest text that is taken for a path.
+/// Longest text that counts as a path.
 const MAX_PATH_BYTES: usize = 4096;
 
-/// Whether a text is not the path of an image but the image itself: `data:image/png;base64,…`, or base64 alone.
+/// Returns whether a text is not a path but the image itself: `data:image/png;base64,…`, or base64
+/// alone.
 pub(super) fn is_base64_image(text: &str) -> bool {
     let begins_as_image = || BASE64_IMAGES.iter().any(|start| text.starts_with(start));
     text.starts_with("data:image/")
@@ -165,17 +173,19 @@ fn decoded(text: &str, limit: u64) -> Result<Vec<u8>, Flaw> {
         _ => text,
     };
     if content.len() as u64 / 4 * 3 > limit {
-        let detail =
-            format!("the image has about {} bytes, the limit is {limit}", content.len() / 4 * 3);
+        let detail = format!(
+            "the image has about {} bytes, above the limit of {limit}",
+            content.len() / 4 * 3
+        );
         return Err((Reason::TooManyBytes, detail));
     }
     let content: Vec<u8> = content.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     BASE64.decode(content).map_err(|error| {
-        (Reason::BadRecord, format!("neither a path nor an image in base64: {error}"))
+        (Reason::BadRecord, format!("it is neither a path nor an image in base64: {error}"))
     })
 }
 
-/// A folder without links, and what its links may lead to.
+/// Returns a folder without links, and the folder that its links may point to.
 fn roots(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let real = folder
@@ -185,7 +195,7 @@ fn roots(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(std::iter::once(real).chain(blobs).collect())
 }
 
-/// The first folders within a folder, by name. No links, nothing hidden.
+/// Returns the first subfolders of a folder, by name, without links and hidden folders.
 fn subfolders(folder: &Path) -> Vec<PathBuf> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -199,7 +209,8 @@ fn subfolders(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The folder beside `snapshots` in which Hugging Face's cache keeps what the links of a snapshot lead to.
+/// Returns the folder next to `snapshots` that holds the targets of a snapshot's links in Hugging
+/// Face's cache.
 fn blobs_of_cache(real: &Path) -> Option<PathBuf> {
     let snapshots = real.ancestors().find(|folder| folder.ends_with("snapshots"))?;
     snapshots.parent()?.join("blobs").canonicalize().ok().filter(|blobs| blobs.is_dir())
@@ -208,7 +219,7 @@ fn blobs_of_cache(real: &Path) -> Option<PathBuf> {
 /// Reads a regular file of a limited size.
 pub(super) fn read_file(path: &Path, limit: u64, missing: Reason) -> Result<Vec<u8>, Flaw> {
     let failed = |error: io::Error| (missing, format!("{}: {error}", path.display()));
-    // Looked at before it is opened: opening a pipe would wait for its writer.
+    // Checked before it is opened, because opening a pipe would wait for its writer.
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
         return Err((Reason::BadRecord, format!("{} is not a regular file", path.display())));
@@ -216,7 +227,7 @@ pub(super) fn read_file(path: &Path, limit: u64, missing: Reason) -> Result<Vec<
     if metadata.len() > limit {
         return Err((
             Reason::TooManyBytes,
-            format!("{} has {} bytes, the limit is {limit}", path.display(), metadata.len()),
+            format!("{} has {} bytes, above the limit of {limit}", path.display(), metadata.len()),
         ));
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);

@@ -1,7 +1,8 @@
-//! A folder of images, each with its caption in a text file of the same name (`cat.jpg`, `cat.txt`) or in the fields beside it
-//! (`cat.json`); or, where that is asked for, in the name of its subfolder: `cat/1.jpg`.
+//! A folder of images, each with a caption.
 //!
-//! Subfolders belong to it. Hidden files and folders do not, nor do links that lead out of it.
+//! The caption is in a text file of equal name (`cat.jpg`, `cat.txt`) or in the fields next to it
+//! (`cat.json`). If requested, it is the name of the image's subfolder: `cat/1.jpg`. Subfolders are
+//! included. Hidden files and folders are not, and neither are links that lead out of it.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -21,17 +22,17 @@ use super::item::{
 use super::tar_group::{CAPTION_EXTENSIONS, is_image_extension};
 use super::{IngestError, json, own_value, text};
 
-const LEADS_OUT: &str = "a link that leads out of the folder: name the folder that it leads to with --images-root, or allow any \
-                         place with --allow-outside";
-/// What tells an image.
+const LEADS_OUT: &str = "a link that leads out of the folder: name the folder of its target with \
+                         --images-root, or allow any place with --allow-outside";
+/// Number of bytes from which an image is recognised.
 const START_BYTES: u64 = 64;
 /// Deepest nesting of folders.
 const MAX_DEPTH: usize = 64;
 
-/// A file of the folder that matters: an image or a text, or a link that is not followed.
+/// A relevant file of the folder: an image or a text, or a link that is not followed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Found {
-    /// From the folder.
+    /// Path relative to the folder.
     relative: PathBuf,
     kind: Kind,
 }
@@ -40,12 +41,13 @@ pub(super) struct Found {
 enum Kind {
     Image,
     Caption,
-    /// JSON beside an image, as img2dataset writes it.
+    /// JSON next to an image, as img2dataset writes it.
     Fields,
     Refused(&'static str),
 }
 
-/// The files that matter in order, and the sum of their sizes and their newest time in milliseconds since 1970.
+/// The relevant files in order, the sum of their sizes, and their newest time in milliseconds since
+/// 1970.
 pub(super) struct Listing {
     pub(super) files: Vec<Found>,
     pub(super) size: u64,
@@ -58,7 +60,8 @@ impl Listing {
     }
 }
 
-/// Looks through the folder. Nothing is read. Links count where `may_read` says so of what they lead to.
+/// Lists the files of a folder without reading them. A link counts if `may_read` accepts its
+/// target.
 pub(super) fn list(root: &Path, may_read: &dyn Fn(&Path) -> bool) -> io::Result<Listing> {
     let mut listing = Listing { files: Vec::new(), size: 0, modified: 0 };
     let mut folders = vec![(PathBuf::new(), 0)];
@@ -88,7 +91,7 @@ pub(super) fn list(root: &Path, may_read: &dyn Fn(&Path) -> bool) -> io::Result<
                 "json" => Kind::Fields,
                 other if is_image_extension(other) => Kind::Image,
                 "" if begins_as_image(&entry.path()) => Kind::Image,
-                // `photo.jpg_large`. Without a text it may be anybody's leftover.
+                // `photo.jpg_large`. Without a text it may be an unrelated file.
                 _ if has_text(&entry.path()) && begins_as_image(&entry.path()) => Kind::Image,
                 _ if kind.is_symlink() && entry.path().is_dir() => {
                     Kind::Refused("a link to a folder, which is not followed")
@@ -108,9 +111,9 @@ pub(super) fn list(root: &Path, may_read: &dyn Fn(&Path) -> bool) -> io::Result<
                 }
                 Ok(Some(_)) => Kind::Refused("not a regular file"),
                 Ok(None) => Kind::Refused(LEADS_OUT),
-                Err(_) => Kind::Refused("a link that leads nowhere"),
+                Err(_) => Kind::Refused("a link to a missing file"),
             };
-            // Fields are wanted where they can be had.
+            // Fields are optional.
             if !(extension == "json" && matches!(wanted, Kind::Refused(_))) {
                 listing.files.push(Found { relative, kind: wanted });
             }
@@ -120,13 +123,14 @@ pub(super) fn list(root: &Path, may_read: &dyn Fn(&Path) -> bool) -> io::Result<
     Ok(listing)
 }
 
-/// Whether a text or fields of the same name lie beside a file.
+/// Returns whether there is a text or a JSON file of equal name next to a file.
 fn has_text(path: &Path) -> bool {
     let mut endings = CAPTION_EXTENSIONS.iter().chain(&["json"]);
     endings.any(|ending| path.with_extension(ending).is_file())
 }
 
-/// Whether a file of no usual extension is an image. Only files and links to files are looked at.
+/// Returns whether a file without a usual extension is an image. Only files and links to files are
+/// checked.
 fn begins_as_image(path: &Path) -> bool {
     let mut start = Vec::new();
     path.is_file()
@@ -134,13 +138,13 @@ fn begins_as_image(path: &Path) -> bool {
         && ImageFormat::of(&start).is_some()
 }
 
-/// What a link leads to, or nothing where that may not be read.
+/// Returns the metadata of a link's target, or `None` if it may not be read.
 fn behind_link(path: &Path, may_read: &dyn Fn(&Path) -> bool) -> io::Result<Option<Metadata>> {
     let target = path.canonicalize()?;
     if may_read(&target) { fs::metadata(target).map(Some) } else { Ok(None) }
 }
 
-/// Time of the last change in milliseconds since 1970; 0 where the file system has none.
+/// Returns the time of the last change in milliseconds since 1970; 0 if the file system has none.
 pub(super) fn modified(metadata: &Metadata) -> u64 {
     let time =
         metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
@@ -212,7 +216,7 @@ pub(super) fn read(
         sink(item, records)?;
     }
     let note = format!(
-        "{} .json files hold no JSON object; their pairs are without fields",
+        "{} .json files do not contain a JSON object; their pairs have no fields",
         folder.flawed
     );
     let notes = if folder.flawed > 0 { vec![note] } else { Vec::new() };
@@ -225,19 +229,19 @@ struct Text<'a> {
     used: bool,
 }
 
-/// A folder of which all names are known.
+/// A folder whose files are listed.
 struct Folder<'a> {
     root: &'a Path,
     options: &'a ReadOptions<'a>,
-    /// By their paths without extension, as `fields`.
+    /// By path without extension, like `fields`.
     texts: HashMap<PathBuf, Text<'a>>,
     fields: HashMap<PathBuf, &'a Path>,
-    /// Files of fields that could not be read.
+    /// Number of JSON files that could not be read.
     flawed: u64,
 }
 
 impl Folder<'_> {
-    /// The record of an image.
+    /// Returns the record of an image.
     fn record(&mut self, file: &Path, stem: &Path) -> Record {
         let fields = self.fields(stem);
         let found = Wanted::Caption
@@ -268,7 +272,7 @@ impl Folder<'_> {
             },
         };
         if let Ok(caption) = &caption {
-            // The same words again, as img2dataset writes them.
+            // img2dataset repeats the caption here.
             columns.retain(|(name, value)| {
                 !(name.eq_ignore_ascii_case("caption")
                     && own_value::shown(value).trim() == caption.trim())
@@ -288,7 +292,7 @@ impl Folder<'_> {
         text::of_text_file(bytes, &file.display().to_string())
     }
 
-    /// The fields beside an image. The pair does without those that cannot be read.
+    /// Returns the fields next to an image. If they cannot be read, the pair has none.
     fn fields(&mut self, stem: &Path) -> Map<String, Value> {
         let Some(file) = self.fields.get(stem) else { return Map::new() };
         let fields = self

@@ -1,7 +1,8 @@
-//! The type of a column of texts, such as CSV's, which does not say it: found over all its values.
+//! Inference of the type of a text column, such as CSV's, from all its values.
 //!
-//! A column is `Int64` if all its values are whole numbers as a program writes them (no plus, no leading zeros: `007` is a name),
-//! `Float64` if all are numbers, `Boolean` if all are true or false, and text otherwise. Empty fields, and NaN among numbers, are null.
+//! A column is `Int64` if all its values are whole numbers as a program writes them, without a plus
+//! and leading zeros: `007` is a name. It is `Float64` if all are numbers, `Boolean` if all are
+//! true or false, and text otherwise. Empty fields, and NaN among numbers, are null.
 
 use arrow::datatypes::DataType;
 
@@ -18,7 +19,7 @@ pub(super) enum Inferred {
 }
 
 impl Inferred {
-    /// The column's type in the dataset.
+    /// Returns the column's type in the dataset.
     pub(super) fn data_type(self) -> DataType {
         match self {
             Self::Boolean => DataType::Boolean,
@@ -28,7 +29,7 @@ impl Inferred {
         }
     }
 
-    /// The type of a column with a further value.
+    /// Returns the type of a column with a further value.
     pub(super) fn with(self, value: &str) -> Self {
         if self == Self::Text || value.is_empty() {
             return self;
@@ -61,7 +62,7 @@ impl Inferred {
         }
     }
 
-    /// A field as a value of this type; nothing for null.
+    /// Converts a field to a value of this type. Returns `None` for null.
     pub(super) fn value(self, field: String) -> Option<OwnValue> {
         match self {
             Self::Boolean => Some(OwnValue::Boolean(Some(field.eq_ignore_ascii_case("true")))),

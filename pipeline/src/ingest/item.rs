@@ -1,7 +1,8 @@
-//! What the readers of all layouts hand on: records in the order of their source, and what could not be one.
+//! The items that the readers of all layouts produce: records in the order of their source, and
+//! inputs that are not records.
 //!
-//! A reader numbers what it hands on. The number after the last item that is safe on the disk is all that is needed to go
-//! on, so the same source must always give the same items.
+//! A reader numbers its items. The number after the last item that is safe on disk is all that is
+//! needed to continue. So a source must always give equal items.
 
 use diptych_schemas::Reason;
 use serde::{Deserialize, Serialize};
@@ -16,19 +17,19 @@ use super::text;
 pub const MAX_CAPTION_BYTES: usize = 1 << 20;
 /// Longest value of a source's own column in bytes.
 pub const MAX_COLUMN_BYTES: usize = 1 << 20;
-/// Longest line of a listing and largest JSON member in bytes.
+/// Longest line of a list and largest JSON member in bytes.
 pub const MAX_RECORD_BYTES: u64 = 16 << 20;
 
-/// Why a part of a record cannot be used: the ledger's word, and what was found.
+/// The reason why a part of a record cannot be used: the ledger's code, and the details.
 pub(super) type Flaw = (Reason, String);
 
-/// One image with its caption, as far as they were found. Nothing is judged yet.
+/// One image with its caption, as far as they were found. Nothing has been checked yet.
 #[derive(Debug)]
 pub(super) struct Record {
-    /// Where in the source, in words.
+    /// The place in the source, in words.
     pub(super) position: String,
     pub(super) key: String,
-    /// The image file's bytes; on the way from the reader of a URL list to the downloader, its address.
+    /// The image file's bytes. Between the reader of a URL list and the downloader: its URL.
     pub(super) image: Result<Vec<u8>, Flaw>,
     pub(super) caption: Result<String, Flaw>,
     /// The source's own columns under their own names.
@@ -60,7 +61,7 @@ pub(super) enum Item {
 }
 
 impl Item {
-    /// Bytes that it holds in memory, roughly.
+    /// Returns the approximate number of bytes in memory.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Record(record) => {
@@ -79,17 +80,17 @@ impl Item {
     }
 }
 
-/// Takes an item and the number from which to go on when this item is done.
+/// A function that takes an item, and the number from which to continue when this item is done.
 pub(super) type Sink<'a> = dyn FnMut(Item, u64) -> Result<(), IngestError> + 'a;
 
-/// How the reading of a source ended.
+/// The end of reading a source.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// The number behind the last item.
+    /// The number after the last item.
     pub(super) records: u64,
-    /// What was wrong with the source as a whole; its ledger row has been handed on.
+    /// An error of the source as a whole. It is in the ledger already.
     pub(super) fault: Option<Fault>,
-    /// What the user should know of it beside: what was not kept.
+    /// Further notes for the user, for example on data that was not kept.
     pub(super) notes: Vec<String>,
 }
 
@@ -101,22 +102,22 @@ pub(super) enum Fault {
     Unreadable(String),
 }
 
-/// What becomes of a list of captions.
+/// The treatment of a list of captions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Captions {
-    /// The first one that says something is the caption; the others are not kept.
+    /// The first non-empty one is the caption; the others are dropped.
     #[default]
     First,
     /// The others become columns: `caption_2`, `caption_3`, ….
     AllColumns,
-    /// The same as `First`, and an image of a folder that has no text beside it is captioned with the name of its subfolder: folders by
-    /// class.
+    /// Like `First`. An image of a folder without a text gets the name of its subfolder as caption,
+    /// for folders by class.
     Folder,
 }
 
 impl Captions {
-    /// The caption of a list; further ones go to `columns` where they are wanted.
+    /// Chooses the caption of a list. Further ones are added to `columns` if requested.
     pub(super) fn choose(
         self,
         list: impl Iterator<Item = String>,
@@ -132,7 +133,7 @@ impl Captions {
         first
     }
 
-    /// The caption of a JSON value: a text, or a list of texts.
+    /// Returns the caption in a JSON value: a text, or a list of texts.
     pub(super) fn of_json(
         self,
         value: &Value,
@@ -145,7 +146,7 @@ impl Captions {
     }
 }
 
-/// What a reader needs to know of the request.
+/// The options of a request that readers need.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadOptions<'a> {
     pub(super) image_column: Option<&'a str>,
@@ -153,12 +154,12 @@ pub(super) struct ReadOptions<'a> {
     pub(super) url_column: Option<&'a str>,
     pub(super) captions: Captions,
     pub(super) lists: &'a ListOptions,
-    /// Keys of a tar's members end at the last dot of their names, not at the first.
+    /// Whether keys of a tar's members end at the last dot of their names, not at the first.
     pub(super) dotted_keys: bool,
     pub(super) max_image_bytes: u64,
 }
 
-/// Tells of a source of which nothing can be read.
+/// Reports a source that cannot be read at all.
 pub(super) fn unreadable(
     reason: Reason,
     message: String,

@@ -1,17 +1,18 @@
-//! JSON records as programs write them. What is not JSON by the letter but is written all the same is understood: NaN and
-//! infinities (Python, JavaScript) are null, halves of surrogate pairs are U+FFFD, and a byte order mark is nothing.
+//! JSON records as programs write them. Common deviations from JSON are accepted: NaN and
+//! infinities (Python, JavaScript) become null, halves of surrogate pairs become U+FFFD, and a byte
+//! order mark is ignored.
 
 use serde_json::{Map, Value};
 
 /// Words that Python's `json` writes for numbers that JSON does not have.
 const NOT_NUMBERS: [&[u8]; 5] = [b"NaN", b"-NaN", b"Infinity", b"-Infinity", b"+Infinity"];
 
-/// Parses a record: one object. The error says why it is none.
+/// Parses a record, which is one object. The error says what it is instead.
 pub(super) fn object(text: &[u8]) -> Result<Map<String, Value>, String> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let value = match serde_json::from_slice(text) {
         Ok(value) => value,
-        // Only what fails is looked at byte by byte.
+        // Only a record that fails is checked byte by byte.
         Err(error) => serde_json::from_slice(&mended(text)).map_err(|_| error.to_string())?,
     };
     match value {
@@ -21,7 +22,7 @@ pub(super) fn object(text: &[u8]) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// The same text without what JSON does not have.
+/// Returns the text with deviations from JSON replaced.
 fn mended(text: &[u8]) -> Vec<u8> {
     let mut mended = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -33,7 +34,7 @@ fn mended(text: &[u8]) -> Vec<u8> {
                 (1, b"\"")
             }
             b'\\' if in_string => escape(rest),
-            // A half of a surrogate pair in UTF-8's clothes.
+            // Half of a surrogate pair, encoded like UTF-8.
             0xed if in_string && matches!(rest, [_, 0xa0..=0xbf, 0x80..=0xbf, ..]) => {
                 (3, "\u{fffd}".as_bytes())
             }
@@ -48,7 +49,7 @@ fn mended(text: &[u8]) -> Vec<u8> {
     mended
 }
 
-/// How long the escape at the beginning of `text` is, and what stands for it.
+/// Returns the length of the escape at the start of `text`, and its replacement.
 fn escape(text: &[u8]) -> (usize, &[u8]) {
     match (escaped_unit(text), text.get(6..).and_then(escaped_unit)) {
         (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (12, &text[..12]),
@@ -58,7 +59,7 @@ fn escape(text: &[u8]) -> (usize, &[u8]) {
     }
 }
 
-/// The UTF-16 unit of an escape such as `\u00e9`.
+/// Returns the UTF-16 unit of an escape such as `\u00e9`.
 fn escaped_unit(text: &[u8]) -> Option<u16> {
     let digits = text.strip_prefix(b"\\u")?.get(..4)?;
     u16::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()

@@ -1,4 +1,5 @@
-//! Judges records: what becomes a pair, and what the ledger gets. A function of the record alone, so it runs on all cores.
+//! Judges records: which become pairs, and which go to the ledger. It is a function of the record
+//! alone, so it runs on all cores.
 
 use diptych_sample::decode;
 use diptych_schemas::{ContentHash, Reason, Uid};
@@ -11,14 +12,14 @@ use crate::header::{self, ImageHeader};
 /// Below this many bytes, starting threads takes longer than the work.
 const PARALLEL_BYTES: usize = 512 << 10;
 
-/// A record that is good.
+/// A valid record.
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) uid: Uid,
     pub(super) sha256: ContentHash,
     pub(super) header: ImageHeader,
     pub(super) phash: Option<u64>,
-    /// Without white space around it.
+    /// Without surrounding white space.
     pub(super) caption: String,
     pub(super) image: Vec<u8>,
     pub(super) key: String,
@@ -27,7 +28,7 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// What it takes in the dataset, before compression.
+    /// Returns the bytes in the dataset, before compression.
     pub(super) fn bytes(&self) -> u64 {
         let text: usize =
             self.columns.iter().map(|(name, value)| name.len() + own_value::bytes(value)).sum();
@@ -42,7 +43,7 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    /// Position and key of its record.
+    /// Returns position and key of the record.
     pub(super) fn place(&self) -> (&str, &str) {
         match self {
             Self::Pair(pair) => (&pair.position, &pair.key),
@@ -52,7 +53,7 @@ impl Verdict {
     }
 }
 
-/// Judges items on `threads` threads and gives the verdicts in the same order, with the items' numbers.
+/// Judges items on `threads` threads. Returns the verdicts in order, with the items' numbers.
 pub(super) fn judge_all(
     items: Vec<(Item, u64)>,
     request: &IngestRequest,
@@ -102,25 +103,27 @@ fn judge(item: Item, request: &IngestRequest) -> Verdict {
     };
     let caption = caption.trim();
     if caption.is_empty() {
-        return rejected((Reason::EmptyCaption, "nothing but white space".into()));
+        return rejected((Reason::EmptyCaption, "the caption is empty or only white space".into()));
     }
     if caption.len() > MAX_CAPTION_BYTES {
-        let detail =
-            format!("the caption has {} bytes, the limit is {MAX_CAPTION_BYTES}", caption.len());
+        let detail = format!(
+            "the caption has {} bytes, above the limit of {MAX_CAPTION_BYTES}",
+            caption.len()
+        );
         return rejected((Reason::TooManyBytes, detail));
     }
     if let Some((name, value)) =
         columns.iter().find(|(_, value)| own_value::bytes(value) > MAX_COLUMN_BYTES)
     {
         let detail = format!(
-            "the value of `{name}` has {} bytes, the limit is {MAX_COLUMN_BYTES}",
+            "the value of `{name}` has {} bytes, above the limit of {MAX_COLUMN_BYTES}",
             own_value::bytes(value)
         );
         return rejected((Reason::TooManyBytes, detail));
     }
     if image.len() as u64 > request.max_image_bytes {
         let detail = format!(
-            "the image has {} bytes, the limit is {}",
+            "the image has {} bytes, above the limit of {}",
             image.len(),
             request.max_image_bytes
         );

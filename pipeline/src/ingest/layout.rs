@@ -1,4 +1,4 @@
-//! Recognises what a source is, by its name or else by its first bytes, and finds the reader for it.
+//! Recognises the layout of a source, by its name or else by its first bytes, and calls its reader.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,11 +16,11 @@ pub(super) enum Layout {
     Tar {
         packing: Packing,
     },
-    /// `urls`: with the addresses of images, not with images.
+    /// `urls`: with the URLs of images, not with images.
     Parquet {
         urls: bool,
     },
-    /// `urls`: with the addresses of images, not with images.
+    /// `urls`: with the URLs of images, not with images.
     Arrow {
         urls: bool,
     },
@@ -29,11 +29,11 @@ pub(super) enum Layout {
         urls: bool,
     },
     Images,
-    /// Nothing can be read of it, and why.
+    /// Nothing can be read, for this reason.
     Unreadable(String),
 }
 
-/// What people have in place of their files without knowing it, by the first bytes.
+/// Recognises files that users have instead of their data without knowing it, by the first bytes.
 fn mistaken(start: &[u8]) -> Option<&'static str> {
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
     let begins = |words: &[u8]| {
@@ -43,17 +43,18 @@ fn mistaken(start: &[u8]) -> Option<&'static str> {
         Some("it is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")
     } else if begins(b"<!doctype html") || begins(b"<html") {
         Some(
-            "it is a web page (HTML): its download led to a page that says why or asks for a login. Download it again",
+            "it is a web page (HTML), perhaps with an error message or a login form: download the \
+             file again",
         )
     } else if begins(b"<?xml") && start.windows(7).any(|part| part == b"<Error>") {
-        Some("it is a server's error message (XML): its download failed. Download it again")
+        Some("it is a server's error message (XML): download the file again")
     } else {
         None
     }
 }
 
 impl Layout {
-    /// Whether its images must be downloaded.
+    /// Returns whether the images must be downloaded.
     pub(super) fn is_url_list(&self) -> bool {
         matches!(
             self,
@@ -63,7 +64,7 @@ impl Layout {
         )
     }
 
-    /// About how many records a source has, where that is quickly known.
+    /// Returns the approximate number of records of a source, if that is quick to find out.
     pub(super) fn records(&self, source: &Source, options: &ReadOptions) -> Option<u64> {
         match self {
             Self::Parquet { .. } => parquet_source::rows(&source.path),
@@ -73,8 +74,10 @@ impl Layout {
     }
 }
 
-/// A source's layout, and in words what was recognised. Columns that the request names but the source lacks are an error
-/// here, before anything is written; a source that cannot be read is none yet: the ledger will have it.
+/// Recognises a source's layout and describes it.
+///
+/// Columns that the request names but the source lacks are an error here, before anything is
+/// written. A source that cannot be read is not an error: the ledger gets it.
 pub(super) fn recognise(
     source: &Source,
     options: &ReadOptions,
@@ -117,7 +120,7 @@ pub(super) fn recognise(
                 *urls = is_list;
                 words
             }
-            Err(error) => format!("listing, unreadable: {error}"),
+            Err(error) => format!("list, unreadable: {error}"),
         },
         Layout::Images => "folder of images, captions in text files of the same name".into(),
         Layout::Unreadable(message) => message.clone(),
@@ -125,7 +128,7 @@ pub(super) fn recognise(
     Ok((layout, words))
 }
 
-/// The layout of a file whose name does not tell it.
+/// Recognises a file whose name does not show its layout.
 fn by_content(path: &Path, start: &[u8], options: &ReadOptions) -> Result<Layout, IngestError> {
     let unrecognised = |found: &str, advice| {
         Err(IngestError::Unrecognised { path: path.to_owned(), found: found.into(), advice })
@@ -144,20 +147,22 @@ fn by_content(path: &Path, start: &[u8], options: &ReadOptions) -> Result<Layout
     } else if packing != Packing::Plain {
         Ok(Layout::Tar { packing })
     } else {
-        unrecognised("neither its name nor its first bytes tell what it is", ADVICE)
+        unrecognised("neither its name nor its first bytes show its format", ADVICE)
     }
 }
 
-const ADVICE: &str = "Diptych reads WebDataset tars (.tar, .tar.gz, .tar.zst), Parquet, Arrow, CSV, TSV, JSON and folders of them or of images";
+const ADVICE: &str = "Diptych reads WebDataset tars (.tar, .tar.gz, .tar.zst), Parquet, Arrow, \
+                      CSV, TSV, JSON and folders of them or of images";
 
 fn first_bytes(path: &Path) -> Vec<u8> {
     let mut start = Vec::new();
-    // A file that cannot be read is told of by its reader.
+    // Its reader reports a file that cannot be read.
     let _ = File::open(path).and_then(|file| file.take(512).read_to_end(&mut start));
     start
 }
 
-/// Reads a source from item `from` on. Of a URL list, addresses come where images should be: `download` gets these.
+/// Reads a source from item `from` on. Records of a URL list have URLs in place of images, which
+/// `download` fetches.
 pub(super) fn read(
     source: &Source,
     layout: &Layout,
@@ -165,7 +170,7 @@ pub(super) fn read(
     options: &ReadOptions,
     sink: &mut Sink,
 ) -> Result<Outcome, IngestError> {
-    // Readers may give again what was given before; it is dropped here.
+    // Readers may repeat earlier items, which are dropped here.
     let mut new_only = |item, next| if next > from { sink(item, next) } else { Ok(()) };
     match layout {
         Layout::Tar { packing } => webdataset::read(&source.path, *packing, options, &mut new_only),

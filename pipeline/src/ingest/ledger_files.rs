@@ -1,4 +1,4 @@
-//! The ledger's files: written once, and replaced by others when entries are no longer true.
+//! The ledger's files: written once, and replaced when entries are outdated.
 
 use std::fs::File;
 use std::io::Error;
@@ -21,10 +21,10 @@ use super::shard::narrow_properties;
 use crate::checksums::ParquetWriter;
 use crate::footer;
 
-/// Where an entry belongs, in 16 bytes: there may be millions of them in memory.
+/// The identity of an entry in 16 bytes, since there may be millions of them in memory.
 pub(super) type Place = [u8; 16];
 
-/// 128 bits of sha256 over texts, each with its length in front.
+/// Returns 128 bits of sha256 over texts, each preceded by its length.
 pub(super) fn place(texts: &[&str]) -> Place {
     let mut hash = Sha256::new();
     for text in texts {
@@ -36,10 +36,11 @@ pub(super) fn place(texts: &[&str]) -> Place {
     place
 }
 
-/// Which entries are to be tried again.
+/// The entries to retry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RetryFilter {
-    /// Entries with this reason, whatever their disposition; without it, those that are retryable.
+    /// Entries with this reason, whatever their disposition. Without a reason: all retryable
+    /// entries.
     pub reason: Option<Reason>,
 }
 
@@ -49,7 +50,7 @@ impl RetryFilter {
     }
 }
 
-/// Calls `each` with batches of those of the named columns that one of our own files has.
+/// Calls `each` with batches of the named columns that one of our own files has.
 pub(super) fn for_each_batch(
     path: &Path,
     columns: &[String],
@@ -86,7 +87,9 @@ pub(super) fn for_each_row(
             let expected = array.as_string_opt::<i32>().is_some()
                 || array.as_fixed_size_binary_opt().is_some();
             if !expected || array.null_count() > 0 {
-                return Err(damaged(format!("the column {name} is not as diptych writes it")));
+                return Err(damaged(format!(
+                    "the column {name} has another type than diptych writes"
+                )));
             }
             arrays.push(Arc::clone(array));
         }
@@ -142,18 +145,19 @@ fn write_batches(
     Ok(())
 }
 
-/// What became of a file.
+/// The result of rewriting a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rewritten {
-    /// All rows stay: nothing was written.
+    /// All rows stay, and nothing was written.
     Unchanged,
-    /// No row stays: nothing was written.
+    /// No row stays, and nothing was written.
     Emptied,
-    /// So many rows are in the new file.
+    /// The number of rows in the new file.
     Left(u64),
 }
 
-/// Writes the rows of one ledger file that `keep` (source, position, key) wants into another.
+/// Writes the rows of one ledger file for which `keep` (source, position, key) returns true into
+/// another file.
 pub(super) fn rewrite(
     from: &Path,
     to: &Path,

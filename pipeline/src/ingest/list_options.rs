@@ -1,11 +1,11 @@
-//! How lists (CSV, TSV, JSON) are read that do not say it themselves.
+//! Options for reading lists (CSV, TSV, JSON).
 
 use std::path::PathBuf;
 
 use encoding_rs::Encoding;
 use serde::{Deserialize, Serialize};
 
-/// What the user knows of lists. Everything left out is recognised.
+/// Properties of lists that the user sets. All others are recognised.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ListOptions {
@@ -13,15 +13,16 @@ pub struct ListOptions {
     pub separator: Option<char>,
     /// Names of the columns of a list without a header line, in order.
     pub columns: Option<Vec<String>>,
-    /// The first line is a record.
+    /// Whether the first line is a record.
     pub no_header: bool,
-    /// Columns of CSV and TSV that stay text whatever they look like; `*`: all.
+    /// Columns of CSV and TSV that stay text, whatever their values; `*`: all.
     pub text_columns: Vec<String>,
-    /// WHATWG's name of the text's encoding, where it is neither UTF-8 nor UTF-16: `windows-1252`.
+    /// WHATWG's name of the text's encoding, if it is neither UTF-8 nor UTF-16: `windows-1252`.
     pub encoding: Option<String>,
-    /// What paths are relative to, and where images have to lie, in place of the list's own folder.
+    /// Folder that paths are relative to and that must contain the images, instead of the list's
+    /// own folder.
     pub images_root: Option<PathBuf>,
-    /// Images may lie anywhere.
+    /// Whether images may be anywhere.
     pub allow_outside: bool,
 }
 
@@ -35,7 +36,8 @@ impl ListOptions {
             && (!separator.is_ascii() || ['"', '\n', '\r'].contains(&separator))
         {
             return Err(format!(
-                "--separator {separator:?}: it must be one ASCII character, and no quote or line feed"
+                "--separator {separator:?}: it must be one ASCII character other than a quote or \
+                 line feed"
             ));
         }
         if let Some(columns) = &self.columns {
@@ -52,8 +54,8 @@ impl ListOptions {
             && Encoding::for_label(name.as_bytes()).is_none()
         {
             return Err(format!(
-                "--encoding {name}: this encoding is not known. Known are WHATWG's names, such as utf-8, utf-16le, \
-                 windows-1252, shift_jis, gb18030"
+                "--encoding {name}: unknown encoding. Use one of WHATWG's names, such as utf-8, \
+                 utf-16le, windows-1252, shift_jis, gb18030"
             ));
         }
         Ok(())

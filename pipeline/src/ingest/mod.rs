@@ -1,18 +1,24 @@
-//! Ingest: from sources (WebDataset tars, Parquet, listings, folders of images, lists of addresses) to a dataset folder.
+//! Ingest: from sources (WebDataset tars, Parquet, lists, folders of images, lists of URLs) to a
+//! dataset folder.
 //!
-//! 1. Headers of images are read, pixels never; the original bytes are stored as they are.
-//! 2. Every input becomes a pair or a row of the ledger that says where it was and why it did not.
-//! 3. The same sources give the same dataset, also when the ingest was killed and started again in between: the manifest
-//!    says after each shard how many records of each source are safe, and the rest is done again.
-//! 4. One thread reads and writes; hashing and probing run on all cores between the two, in order.
+//! 1. Headers of images are read, pixels never; the original bytes are stored unchanged.
+//! 2. Every input becomes a pair, or a row of the ledger with its place and the reason.
+//! 3. Equal sources give an equal dataset, even if the ingest was killed and started again in
+//!    between. After each shard, the manifest says how many records of each source are safe, and
+//!    the rest is repeated.
+//! 4. One thread reads and writes. Hashing and probing run on all cores between the two, in order.
 //!
-//! Captions are stored, and hashed into the uid, without white space around them: a text file's last line feed is not part
-//! of what it says. A source is known by its path, size, time of change and the options that it was read with; when one of
-//! these changes it is read again, and what the dataset holds of it is recognised. A listing's own file counts there, not
-//! the images that it names: after repairing those, `diptych ledger retry` reads it again, and so does touching it.
+//! Captions are stored, and hashed into the uid, without surrounding white space: the last line
+//! feed of a text file is not part of the caption.
 //!
-//! A URL list differs in one point: what is behind an address changes with time, so it is asked once. What failed for now is
-//! asked again by later passes, later ingests and `diptych ledger retry`, and leaves the ledger when it is there.
+//! A source is identified by its path, size, time of change and the options with which it was read.
+//! If one of these changes, it is read again, and known pairs are recognised. For a list, its own
+//! file counts, not the images in it. After repairing those, `diptych ledger retry` reads it again,
+//! and so does touching it.
+//!
+//! A URL list differs in one point: the content of a URL changes with time, so each is requested
+//! once. Temporary failures are requested again by later passes, later ingests and `diptych ledger
+//! retry`. They leave the ledger when they succeed.
 
 mod again;
 mod arrow_source;
@@ -74,51 +80,55 @@ pub const MAX_IMAGE_BYTES: u64 = 256 << 20;
 pub const ROW_GROUP_BYTES: u64 = 96 << 20;
 /// Default of [`IngestRequest::shard_bytes`].
 pub const SHARD_BYTES: u64 = 768 << 20;
-/// Largest shard that may be asked for: texts of a shard have 32-bit offsets.
+/// Largest allowed size of a shard: its texts have 32-bit offsets.
 const LARGEST_SHARD_BYTES: u64 = 2_000_000_000;
-/// Largest limit on an image that may be asked for: a page of Parquet has a 32-bit length.
+/// Largest allowed limit on an image: a page of Parquet has a 32-bit length.
 const LARGEST_IMAGE_BYTES: u64 = 1 << 30;
-/// Computes a perceptual hash from the bytes of an image file; nothing where its pixels cannot be decoded.
+/// A function that computes a perceptual hash from the bytes of an image file. Returns `None` if
+/// its pixels cannot be decoded.
 pub type PerceptualHash = fn(&[u8]) -> Option<u64>;
 
-/// What to ingest, and how.
+/// The settings of an ingest.
 #[derive(Clone, Debug)]
 pub struct IngestRequest {
     /// Paths of files and folders, patterns with `*`, `?`, `[…]`, `**`, and `{00..99}`.
     pub sources: Vec<String>,
-    /// The dataset folder; made if it is not there, added to if it is.
+    /// The dataset folder, which is created or extended.
     pub dataset: PathBuf,
-    /// Column, JSON field or extension of the caption, where it has none of the usual names.
+    /// Column, JSON field or extension of the caption, if it has none of the usual names.
     pub caption_column: Option<String>,
-    /// Column or extension of the image, where it has none of the usual names.
+    /// Column or extension of the image, if it has none of the usual names.
     pub image_column: Option<String>,
-    /// Column or JSON field with addresses: the sources are URL lists, whatever else they hold.
+    /// Column or JSON field with URLs. If set, the sources are URL lists, whatever else they hold.
     pub url_column: Option<String>,
-    /// What becomes of lists of captions: in Parquet, JSON Lines and a tar's JSON.
+    /// The treatment of lists of captions in Parquet, JSON Lines and a tar's JSON.
     pub captions: Captions,
-    /// How lists are read that do not say it themselves.
+    /// Options for reading lists.
     pub lists: ListOptions,
-    /// Keys of a tar's members end at the last dot of their names (`a.b.jpg`: `a.b`), not at the first as WebDataset has it.
+    /// Whether keys of a tar's members end at the last dot of their names (`a.b.jpg`: `a.b`), not
+    /// at the first as in WebDataset.
     pub dotted_keys: bool,
     /// Largest width × height of an image.
     pub max_pixels: u64,
     /// Largest image file in bytes.
     pub max_image_bytes: u64,
-    /// Bytes of images in a row group of `blob`; a single larger image has one of its own.
+    /// Bytes of images in a row group of `blob`. A single larger image gets its own row group.
     pub row_group_bytes: u64,
     /// Bytes of images and texts in a shard.
     pub shard_bytes: u64,
-    /// Decodes every image, so that what cannot be trained on is in the ledger now and not in a run's later.
+    /// Decodes every image, so that broken ones are in the ledger now and not in that of a later
+    /// run.
     pub verify: bool,
-    /// Fills meta's `phash`, which wants all pixels and so takes most of the time.
+    /// Fills meta's `phash`. This needs all pixels and so takes most of the time.
     pub phash: Option<PerceptualHash>,
-    /// Threads that hash and probe; 0: one for each core.
+    /// Threads that hash and probe; 0: one per core.
     pub threads: usize,
-    /// How URL lists are downloaded. Its `stop` stops any ingest, with all that is done saved.
+    /// Options for downloading URL lists. Its `stop` stops any ingest, and saves finished work.
     pub download: DownloadOptions,
 }
 
-/// All that decides what becomes of a record, as it stands in the manifest. Another one means that a source is read again.
+/// All options that decide the result for a record, as stored in the manifest. If they change, a
+/// source is read again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SourceOptions {
     caption_column: Option<String>,
@@ -137,7 +147,7 @@ struct SourceOptions {
 }
 
 impl IngestRequest {
-    /// With the defaults.
+    /// Creates a request with the defaults.
     pub fn new(sources: Vec<String>, dataset: impl Into<PathBuf>) -> Self {
         Self {
             sources,
@@ -166,8 +176,8 @@ impl IngestRequest {
             || self.shard_bytes > LARGEST_SHARD_BYTES
         {
             return wrong(format!(
-                "row groups of {} bytes in shards of {}: a row group needs at least 1 byte, a shard at least one row group \
-                 and at most {LARGEST_SHARD_BYTES} bytes",
+                "row groups of {} bytes in shards of {}: a row group needs at least 1 byte, and a \
+                 shard at least one row group and at most {LARGEST_SHARD_BYTES} bytes",
                 self.row_group_bytes, self.shard_bytes
             ));
         }
@@ -180,12 +190,16 @@ impl IngestRequest {
         self.download.check().or_else(wrong)?;
         self.lists.check().or_else(wrong)?;
         if self.url_column.is_some() && self.image_column.is_some() {
-            return wrong("--url-column and --image-column: images are either downloaded or read. Give one of the two".into());
+            return wrong(
+                "--url-column and --image-column exclude each other, since images are either \
+                 downloaded or read: give one of the two"
+                    .into(),
+            );
         }
         Ok(())
     }
 
-    /// The text of its [`SourceOptions`].
+    /// Returns its [`SourceOptions`] as text.
     fn source_options(&self) -> Result<String, IngestError> {
         let options = SourceOptions {
             caption_column: self.caption_column.clone(),
@@ -202,7 +216,7 @@ impl IngestRequest {
             .map_err(|e| IngestError::Request { message: format!("options: {e}") })
     }
 
-    /// The same request with the options that a source was read with.
+    /// Returns the request with the options with which a source was read.
     fn with_source_options(&self, options: SourceOptions) -> Self {
         let SourceOptions {
             caption_column,
@@ -242,7 +256,8 @@ impl IngestRequest {
     }
 }
 
-/// Ingests all sources. `progress` is called often, and stops the ingest where it breaks: the next one goes on from there.
+/// Ingests all sources. `progress` is called often, and can stop the ingest; the next one continues
+/// from there.
 pub fn ingest(
     request: &IngestRequest,
     progress: &mut dyn FnMut(&IngestProgress) -> ControlFlow<()>,
@@ -250,7 +265,7 @@ pub fn ingest(
     request.check()?;
     let sources = expand::expand(&request.sources)?;
     folder::check(&request.dataset)?;
-    // Everything is recognised before anything is written.
+    // All sources are recognised before anything is written.
     let before = dataset::manifest(&request.dataset)?;
     let options = request.source_options()?;
     let recognised = sources.into_iter().map(|source| {
@@ -267,14 +282,16 @@ pub fn ingest(
     run.finish(ended)
 }
 
-/// A source and its layout with what was recognised in words; none if it is in the dataset already.
+/// A source with its layout and a description of it, or `None` if it is in the dataset already.
 type Recognised = (Source, Option<(Layout, String)>);
 
-/// The same, or why it cannot be read.
+/// A source with its layout, or the reason why it cannot be read.
 type Tried = (Source, Result<Option<(Layout, String)>, IngestError>);
 
-/// A source that lacks the columns which others have is one for the ledger if the user has not named it by itself: one odd file in a
-/// folder of good ones. Otherwise its error is that of the ingest.
+/// Separates a few unsuitable sources from good ones.
+///
+/// A source that lacks the columns of the others goes to the ledger, unless the user has named it
+/// directly: one odd file in a folder of good ones. Otherwise its error is that of the ingest.
 fn without_odd_ones(
     request: &IngestRequest,
     found: Vec<Tried>,
@@ -305,7 +322,10 @@ mod tests {
     #[test]
     fn options_of_before_are_still_the_same_text_so_that_nothing_is_read_again() {
         let mut request = IngestRequest::new(Vec::new(), "data");
-        let before = r#"{"caption_column":null,"image_column":null,"url_column":null,"captions":"first","max_pixels":178956970,"max_image_bytes":268435456}"#;
+        let before = concat!(
+            r#"{"caption_column":null,"image_column":null,"url_column":null,"captions":"first","#,
+            r#""max_pixels":178956970,"max_image_bytes":268435456}"#,
+        );
         assert_eq!(request.source_options().unwrap(), before);
         request.lists.no_header = true;
         let other = request.source_options().unwrap();

@@ -1,7 +1,8 @@
 //! Values of sources' own columns, with their types.
 //!
-//! A column of the dataset has the narrowest type that holds all its values without loss: of whole numbers the widest, of whole
-//! numbers and fractions `Float64` (which is exact up to 2^53), of decimals a decimal, and text for all that has nothing else in common.
+//! A column of the dataset has the narrowest type that holds all its values without loss. For whole
+//! numbers, this is the widest of their types. For whole numbers and fractions it is `Float64`
+//! (exact up to 2^53), for decimals a decimal, and for all other mixtures text.
 
 use std::borrow::Cow;
 
@@ -12,14 +13,14 @@ use serde_json::Value;
 
 pub(super) type OwnValue = ScalarValue;
 
-/// Digits of the largest unsigned number of 64 bits.
+/// Digits of the largest unsigned 64-bit number.
 const U64_DIGITS: u8 = 20;
 
 pub(super) fn text(value: impl Into<String>) -> OwnValue {
     ScalarValue::Utf8(Some(value.into()))
 }
 
-/// A JSON value, or nothing for null. Lists and objects are kept as JSON.
+/// Converts a JSON value. Returns `None` for null. Lists and objects are kept as JSON.
 pub(super) fn of_json(value: &Value) -> Option<OwnValue> {
     Some(match value {
         Value::Null => return None,
@@ -35,7 +36,7 @@ pub(super) fn of_json(value: &Value) -> Option<OwnValue> {
     })
 }
 
-/// The value in words.
+/// Returns the value as text.
 pub(super) fn shown(value: &OwnValue) -> Cow<'_, str> {
     match value {
         ScalarValue::Utf8(Some(text)) => Cow::Borrowed(text),
@@ -43,12 +44,12 @@ pub(super) fn shown(value: &OwnValue) -> Cow<'_, str> {
     }
 }
 
-/// Bytes that it takes in memory, roughly.
+/// Returns the approximate number of bytes in memory.
 pub(super) fn bytes(value: &OwnValue) -> usize {
     if let ScalarValue::Utf8(Some(text)) = value { text.len() } else { size_of::<u64>() }
 }
 
-/// The type that holds the values of both.
+/// Returns the type that holds the values of both.
 pub(super) fn common_type(a: &DataType, b: &DataType) -> DataType {
     let decimal = |kind: &DataType| match kind {
         DataType::Decimal128(precision, scale) => Some((*precision, *scale)),
@@ -97,7 +98,7 @@ fn common_integer(a: &DataType, b: &DataType) -> DataType {
     wider(&holds_unsigned, signed)
 }
 
-/// Decimal digits of a type of whole numbers.
+/// Returns the decimal digits of an integer type.
 fn digits(kind: &DataType) -> Option<u8> {
     Some(match kind {
         DataType::Int8 | DataType::UInt8 => 3,
@@ -109,7 +110,7 @@ fn digits(kind: &DataType) -> Option<u8> {
     })
 }
 
-/// Values as a column of a type that holds them all.
+/// Builds a column of values with a type that holds them all.
 pub(super) fn column<'a>(
     values: impl Iterator<Item = Option<&'a OwnValue>>,
     kind: &DataType,

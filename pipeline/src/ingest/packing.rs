@@ -1,4 +1,4 @@
-//! How a file is packed, and its bytes unpacked.
+//! The compression of a file, and its decompressed bytes.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -12,7 +12,7 @@ pub(super) enum Packing {
 }
 
 impl Packing {
-    /// By the first bytes: RFC 1952 and RFC 8878.
+    /// Recognises the compression by the first bytes: RFC 1952 and RFC 8878.
     pub(super) fn of(start: &[u8]) -> Self {
         if start.starts_with(&[0x1f, 0x8b]) {
             Self::Gzip
@@ -23,7 +23,7 @@ impl Packing {
         }
     }
 
-    /// What follows the name of a packed file's kind: `WebDataset tar, gzip`.
+    /// Returns the suffix of a description: `WebDataset tar, gzip`.
     pub(super) fn suffix(self) -> &'static str {
         match self {
             Self::Plain => "",
@@ -32,18 +32,18 @@ impl Packing {
         }
     }
 
-    /// The unpacked bytes of `stream`.
+    /// Returns the decompressed bytes of `stream`.
     pub(super) fn unpacked(self, stream: impl BufRead + 'static) -> io::Result<Box<dyn Read>> {
         Ok(match self {
             Self::Plain => Box::new(stream),
             Self::Gzip => Box::new(MultiGzDecoder::new(stream)),
-            // Its window, and so its memory, is 128 MiB at most unless more is allowed.
+            // Its window, and so its memory, is at most 128 MiB by default.
             Self::Zstd => Box::new(zstd::Decoder::with_buffer(stream)?),
         })
     }
 }
 
-/// The first bytes of a stream, at most `length`, and the stream from its beginning again.
+/// Returns the first bytes of a stream, at most `length`, and the stream from its start.
 pub(super) fn peeked(
     mut stream: impl Read + 'static,
     length: u64,

@@ -1,8 +1,9 @@
-//! Parquet sources: a column of images (bytes, Hugging Face's struct of bytes and path, paths, base64) or of images' addresses,
-//! and a column of captions.
+//! Parquet sources: a column of images (bytes, Hugging Face's struct of bytes and path, paths,
+//! base64) or of image URLs, and a column of captions.
 //!
-//! Rows are streamed in batches that are bounded in bytes: a batch of parquet's usual 8192 rows could be gigabytes. A footer
-//! is believed only as far as the file bears it out, and a row group that cannot be read costs that row group alone.
+//! Rows are streamed in batches that are bounded in bytes: a batch of parquet's usual 8192 rows
+//! could be gigabytes. A footer is trusted only as far as it agrees with the file. A row group that
+//! cannot be read costs only that row group.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,22 +26,24 @@ use super::item::{Fault, Flaw, Item, Outcome, ReadOptions, Rejection, Sink, unre
 use super::table_columns::{Columns, ImageKind, find_columns, is_bytes};
 use super::table_rows::Rows;
 
-/// Bytes of a batch of rows, by the row group's own account of its size.
+/// Bytes of a batch of rows, according to the row group's metadata.
 const BATCH_BYTES: u64 = 16 << 20;
-/// Most rows of a batch, for row groups whose account is too small: a repeated image counts once in a dictionary.
+/// Most rows of a batch, for row groups whose metadata is too small: a dictionary counts a repeated
+/// image once.
 const BATCH_ROWS: u64 = 256;
 
-/// An opened file and which of its columns are what.
+/// An open file and its columns.
 struct Opened {
     file: File,
     metadata: ArrowReaderMetadata,
     columns: Columns,
-    /// Where the paths in it lead.
+    /// The places that its paths may point to.
     files: ImageFiles,
     max_image_bytes: u64,
 }
 
-/// Finds the columns; says whether it is a list of addresses and in words what is read, or why the file cannot be.
+/// Finds the columns. Returns whether it is a list of URLs and a description, or the reason why the
+/// file cannot be read.
 pub(super) fn check(
     path: &Path,
     options: &ReadOptions,
@@ -53,7 +56,7 @@ pub(super) fn check(
     Ok(Ok((is_list, opened.columns.words("Parquet"))))
 }
 
-/// Rows of a file, as its footer says.
+/// Returns the number of rows of a file, according to its footer.
 pub(super) fn rows(path: &Path) -> Option<u64> {
     let metadata = File::open(path).ok().and_then(|file| load(&file).ok())?;
     Some(metadata.metadata().file_metadata().num_rows() as u64)
@@ -62,7 +65,7 @@ pub(super) fn rows(path: &Path) -> Option<u64> {
 /// Runs code of the Parquet reader, which may panic on damaged files, as a fallible call.
 fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err("the Parquet reader fails on it".into()))
+        .unwrap_or_else(|_| Err("the Parquet reader crashed".into()))
 }
 
 fn open(path: &Path, options: &ReadOptions) -> Result<Result<Opened, Flaw>, IngestError> {
@@ -76,8 +79,8 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Result<Opened, Flaw>, Inge
     };
     let schema = Arc::clone(metadata.schema());
     let columns = find_columns(path, &schema, options)?;
-    // Views into the pages: an image that a dictionary holds once is not copied for each of its rows, and there are no
-    // 32-bit offsets to overflow.
+    // Views into the pages: an image that a dictionary holds once is not copied for each of its
+    // rows. And 32-bit offsets cannot overflow.
     let fields = schema.fields().iter().map(|field| {
         let is_image = *field.name() == columns.image
             && matches!(columns.kind, ImageKind::Bytes | ImageKind::Nested);
@@ -111,7 +114,7 @@ fn load(file: &File) -> Result<ArrowReaderMetadata, Flaw> {
     if !matches!(at_end, Some(Ok(()))) || &end != b"PAR1" {
         return Err((
             Reason::TruncatedSource,
-            format!("it does not end as a Parquet file does (PAR1); it has {length} bytes"),
+            format!("it does not end like a Parquet file (PAR1); it has {length} bytes"),
         ));
     }
     let metadata = guarded(|| {
@@ -119,11 +122,11 @@ fn load(file: &File) -> Result<ArrowReaderMetadata, Flaw> {
     })
     .map_err(|message| (Reason::BadRecord, format!("its footer cannot be read: {message}")))?;
     check_footer(metadata.metadata(), length)
-        .map_err(|message| (Reason::BadRecord, format!("its footer lies: {message}")))?;
+        .map_err(|message| (Reason::BadRecord, format!("its footer is wrong: {message}")))?;
     Ok(metadata)
 }
 
-/// Whether the file is long enough for what its footer says, and whether the numbers of rows agree.
+/// Checks that the file is long enough for its footer, and that the numbers of rows agree.
 fn check_footer(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
     let mut rows = 0_i64;
     for (index, group) in metadata.row_groups().iter().enumerate() {
@@ -141,7 +144,7 @@ fn check_footer(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
             if !fits {
                 let place = format!("row group {index}, column {}", column.column_path());
                 return Err(format!(
-                    "{place} lies at {start} with {} bytes, the file has {length}",
+                    "{place} is at {start} with {} bytes, but the file has {length}",
                     column.compressed_size()
                 ));
             }
@@ -149,7 +152,7 @@ fn check_footer(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
     }
     if rows != metadata.file_metadata().num_rows() {
         return Err(format!(
-            "{} rows in all, {rows} in the row groups",
+            "{} rows in total, but {rows} in the row groups",
             metadata.file_metadata().num_rows()
         ));
     }
@@ -189,9 +192,10 @@ pub(super) fn read(
     };
     let groups = opened.metadata.metadata().num_row_groups();
     let rows = opened.metadata.metadata().file_metadata().num_rows() as u64;
-    // One more than there are rows says that an earlier reading met damage, which is in the ledger already.
+    // One more than the number of rows means that an earlier reading met damage, which is in the
+    // ledger already.
     let mut damage = (from > rows)
-        .then(|| "some of its row groups cannot be read; the ledger says which".to_owned());
+        .then(|| "some of its row groups cannot be read; the ledger lists them".to_owned());
     let mut first = 0;
     for group in 0..groups {
         let end = first + opened.metadata.metadata().row_group(group).num_rows() as u64;
@@ -221,7 +225,8 @@ pub(super) fn read(
     })
 }
 
-/// Reads the rows of a group from `from` on. The inner error is the first row that could not be read, and why.
+/// Reads the rows of a group from `from` on. The inner error is the first row that could not be
+/// read, and the reason.
 fn read_group(
     opened: &Opened,
     group: usize,

@@ -1,5 +1,5 @@
-//! What a folder means whose sources lie in subfolders: Hugging Face's `imagefolder` and `save_to_disk` with splits, COCO's
-//! `annotations`, img2dataset's `files`.
+//! Folders whose sources are in subfolders: Hugging Face's `imagefolder` and `save_to_disk` with
+//! splits, COCO's `annotations`, img2dataset's `files`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,19 @@ use std::path::{Path, PathBuf};
 use super::listing::captions_of_folder;
 use super::tar_group::is_image_extension;
 
-/// Deepest subfolder in which a split is looked for.
+/// Deepest subfolder in which a split is searched.
 const MAX_DEPTH: usize = 4;
 /// The list of a split of `imagefolder`.
 const METADATA: [&str; 3] = ["metadata.jsonl", "metadata.csv", "metadata.parquet"];
 
-/// Folders of images that lie beside img2dataset's tables of them: `00000` beside `00000.parquet`.
+/// Returns the folders of images next to img2dataset's tables of them: `00000` next to
+/// `00000.parquet`.
 pub(super) fn image_folders(tables: &[PathBuf]) -> Vec<PathBuf> {
     let folders = tables.iter().map(|table| table.with_extension(""));
     folders.filter(|folder| holds_downloads(folder)).collect()
 }
 
-/// Whether a folder holds an image with its fields beside it, as img2dataset leaves them.
+/// Returns whether a folder holds an image with its fields next to it, as in img2dataset's output.
 fn holds_downloads(folder: &Path) -> bool {
     let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut images = files.filter(|file| {
@@ -28,7 +29,7 @@ fn holds_downloads(folder: &Path) -> bool {
     images.any(|image| image.with_extension("json").is_file())
 }
 
-/// The sources in subfolders that lists or tables make to parts of this one.
+/// Returns the sources in subfolders that belong to this folder, because of a list or a table.
 pub(super) fn parts(folder: &Path) -> Vec<PathBuf> {
     let captions = captions_of_folder(folder);
     if !captions.is_empty() {

@@ -1,4 +1,4 @@
-//! What an ingest says of itself: while it runs, when it is done, and when it fails.
+//! The reports of an ingest: its progress, its result and its errors.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,17 +6,18 @@ use std::path::PathBuf;
 use diptych_schemas::words::unreadable;
 use diptych_schemas::{ContentHash, SchemaError};
 
-/// Where an ingest is.
+/// The progress of an ingest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IngestProgress {
     pub sources_done: usize,
     pub sources_total: usize,
-    /// The one that is being read.
+    /// The source that is being read.
     pub source: String,
-    /// Records of it that are done, in earlier ingests too, and about how many it has, where that is known.
+    /// Finished records of this source, including earlier ingests, and their approximate number, if
+    /// known.
     pub records: u64,
     pub records_total: Option<u64>,
-    /// Of this ingest.
+    /// Pairs added by this ingest.
     pub pairs: u64,
     /// Rows that this ingest added to the ledger, by reason.
     pub ledger: BTreeMap<&'static str, u64>,
@@ -25,19 +26,19 @@ pub struct IngestProgress {
 }
 
 impl IngestProgress {
-    /// Rows that this ingest added to the ledger.
+    /// Returns the number of rows that this ingest added to the ledger.
     pub fn ledger_rows(&self) -> u64 {
         self.ledger.values().sum()
     }
 }
 
-/// What an ingest did.
+/// The result of an ingest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IngestReport {
     pub pairs_added: u64,
     /// Rows added to the ledger, by reason.
     pub ledger_added: BTreeMap<&'static str, u64>,
-    /// Entries of the ledger that were tried again, and those of them that became pairs.
+    /// Entries of the ledger that were retried, and those of them that became pairs.
     pub tried_again: u64,
     pub mended: u64,
     /// In the dataset now.
@@ -45,39 +46,39 @@ pub struct IngestReport {
     pub ledger_total: u64,
     pub content_hash: ContentHash,
     pub sources: Vec<SourceReport>,
-    /// What the user should know of the dataset as a whole.
+    /// Notes on the dataset as a whole.
     pub notes: Vec<String>,
 }
 
 impl IngestReport {
-    /// Sources of which nothing at all could be read.
+    /// Returns the sources that could not be read at all.
     pub fn unreadable(&self) -> impl Iterator<Item = &SourceReport> {
         self.sources.iter().filter(|source| matches!(source.outcome, SourceOutcome::Unreadable(_)))
     }
 
-    /// Sources that were in the dataset already.
+    /// Returns the number of sources that were in the dataset already.
     pub fn skipped(&self) -> usize {
         self.sources.iter().filter(|source| source.outcome == SourceOutcome::AlreadyIn).count()
     }
 
-    /// Whether the dataset is as it was before.
+    /// Returns whether the dataset is unchanged.
     pub fn added_nothing(&self) -> bool {
         self.pairs_added == 0 && self.ledger_added.is_empty()
     }
 }
 
-/// What was done with one source.
+/// The result for one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceReport {
     pub path: String,
-    /// What it was recognised as, in words.
+    /// The recognised layout, in words.
     pub layout: String,
     pub outcome: SourceOutcome,
     pub pairs_added: u64,
     pub ledger_added: u64,
-    /// Records that were taken from an earlier state of this source.
+    /// Records that were known from an earlier state of this source.
     pub known_before: u64,
-    /// What was not kept, and what may surprise.
+    /// Notes on data that was not kept and on surprises.
     pub notes: Vec<String>,
 }
 
@@ -87,13 +88,14 @@ pub enum SourceOutcome {
     Done,
     /// Read by an earlier ingest, and not changed since.
     AlreadyIn,
-    /// What is whole was read; the message says what is not. It is tried again by the next ingest.
+    /// The intact part was read; the message describes the rest. The next ingest tries again.
     Partial(String),
-    /// Nothing of it could be read. It is tried again by the next ingest.
+    /// Nothing could be read. The next ingest tries again.
     Unreadable(String),
 }
 
-/// What makes an ingest fail as a whole. Damage within a source does not: it is in the ledger and in the report.
+/// An error of the ingest as a whole. Damage within a source is not an error: it is in the ledger
+/// and in the report.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
     #[error("{given}: {message}. Nothing was written")]
@@ -105,22 +107,23 @@ pub enum IngestError {
     #[error("{message}")]
     Request { message: String },
     #[error(
-        "{path} is no dataset and not empty: it holds {found}, and no dataset.json. Name a folder that does not exist yet, or \
-         one that diptych made. Nothing was written"
+        "{path} is not a dataset and not empty: it contains {found}, but no dataset.json. Name a \
+         folder that does not exist yet, or a dataset made by diptych. Nothing was written"
     )]
     NotADataset { path: PathBuf, found: String },
     #[error(
-        "{path}: another ingest is writing this dataset ({owner}). Wait until it is done, or stop it"
+        "{path}: another ingest is writing this dataset ({owner}). Wait until it has finished, or \
+         stop it"
     )]
     Locked { path: PathBuf, owner: String },
     #[error(
         "{}",
-        unreadable(path, message, &format!("the dataset is damaged: {message}. Bring the file back, or remove the dataset and ingest again"))
+        unreadable(path, message, &format!(
+            "the dataset is damaged: {message}. Restore the file, or remove the dataset and ingest \
+             again"))
     )]
     Damaged { path: PathBuf, message: String },
-    #[error(
-        "stopped. What is finished is safe in {dataset}; run the same command again and it goes on from there"
-    )]
+    #[error("stopped. Finished work is saved in {dataset}; run the same command again to continue")]
     Stopped { dataset: PathBuf },
     #[error(transparent)]
     Schema(#[from] SchemaError),

@@ -1,6 +1,7 @@
-//! Gives columns of a dataset that are text the types of their values: datasets that were made before types were kept.
+//! Gives text columns of a dataset the types of their values, for datasets from before types were
+//! kept.
 //!
-//! Only `dataset.json` changes: shards keep their texts, which are read as what they say.
+//! Only `dataset.json` changes. Shards keep their texts, which are read as values of the new type.
 
 use std::path::Path;
 
@@ -13,22 +14,21 @@ use super::inferred::Inferred;
 use super::ledger_files::for_each_batch;
 use super::report::IngestError;
 
-/// A column that has another type now.
+/// A column with a new type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retyped {
     pub column: String,
     pub kind: DataType,
 }
 
-/// Finds the types of all own columns that are text, or of those that are named, by all their values.
+/// Finds the types of all own text columns, or of the named ones, from all their values.
 pub fn retype(dataset: &Path, named: &[String]) -> Result<Vec<Retyped>, IngestError> {
     DatasetManifest::read(dataset)?;
     let _lock = folder::lock(dataset)?;
     let mut manifest = DatasetManifest::read(dataset)?;
     if let Some(unknown) = named.iter().find(|name| !manifest.source_columns.contains(name)) {
         let known = manifest.source_columns.join(", ");
-        let message =
-            format!("{unknown} is no column that a source brought along; these are {known}");
+        let message = format!("{unknown} is not a column of a source. These columns are: {known}");
         return Err(IngestError::Request { message });
     }
     let is_wanted = |name: &&String| {
@@ -47,7 +47,7 @@ pub fn retype(dataset: &Path, named: &[String]) -> Result<Vec<Retyped>, IngestEr
                                 *kind = kind.with(text);
                             }
                         }
-                        // It became text because a shard has something else.
+                        // It became text because a shard holds other values.
                         None => *kind = Inferred::Text,
                     },
                 }

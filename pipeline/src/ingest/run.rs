@@ -1,4 +1,5 @@
-//! An ingest in progress: reads source after source, has its records judged, and takes them in order.
+//! A running ingest: reads one source after another, has its records judged, and adds them in
+//! order.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -16,7 +17,7 @@ use super::{
     IngestError, IngestProgress, IngestReport, IngestRequest, SourceOutcome, SourceReport,
 };
 
-/// Items are judged together up to this many bytes or items, or when they have waited so long.
+/// Items are judged together up to this many bytes or items, or after this time.
 const JUDGED_BYTES: usize = 16 << 20;
 const JUDGED_ITEMS: usize = 64;
 const JUDGED_AFTER: Duration = Duration::from_millis(500);
@@ -51,7 +52,8 @@ pub(super) fn stopped(request: &IngestRequest) -> IngestError {
     IngestError::Stopped { dataset: request.dataset.clone() }
 }
 
-/// Where the items of a source go: into which source's entry, beside what is known, and in place of which ledger entries.
+/// The target of a source's items: its entry, the known records, and the ledger entries that they
+/// replace.
 pub(super) struct IngestTarget<'a> {
     pub(super) source: usize,
     pub(super) known: &'a Known,
@@ -86,7 +88,7 @@ impl<'a> Run<'a> {
         self.request.download.stop.load(Ordering::Relaxed)
     }
 
-    /// Reads all sources, then asks again for what could not be downloaded.
+    /// Reads all sources, then requests again what could not be downloaded.
     pub(super) fn sources(
         &mut self,
         sources: &[(Source, Option<(Layout, String)>)],
@@ -103,7 +105,7 @@ impl<'a> Run<'a> {
         dataset.commit(&mut || progress.step(request))
     }
 
-    /// Saves what is done where somebody asked to stop, and reports.
+    /// Saves finished work if a stop was requested, and creates the report.
     pub(super) fn finish(
         mut self,
         ended: Result<(), IngestError>,
@@ -118,10 +120,16 @@ impl<'a> Run<'a> {
         let mut notes = Vec::new();
         if !dataset.columns_left_out.is_empty() {
             let count = dataset.columns_left_out.len();
-            notes.push(format!("{count} columns were left out: they have no name, or the dataset has as many as it may"));
+            notes.push(format!(
+                "{count} columns were left out: they have no name, or the dataset has reached its \
+                 limit of columns"
+            ));
         }
         notes.extend(dataset.became_text.iter().map(|(name, kind)| {
-            format!("the column {name} was {kind} and is text now, since a source has something else in it")
+            format!(
+                "the column {name} was {kind} and is text now, because a source has other values \
+                 in it"
+            )
         }));
         Ok(IngestReport {
             pairs_added: progress.at.pairs,
@@ -136,7 +144,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Reads a source, from its beginning if it is to be read `anew`.
+    /// Reads a source, from its start if `anew` is set.
     pub(super) fn source(
         &mut self,
         source: &Source,
@@ -208,14 +216,16 @@ impl<'a> Run<'a> {
             Some(Fault::Unreadable(message)) => SourceOutcome::Unreadable(message),
         };
         if from == 0 && outcome.records == 0 {
-            report.notes.push("it holds nothing at all".into());
+            report.notes.push("it is empty".into());
         } else if from == 0 && report.pairs_added == 0 && report.known_before == 0 {
-            report.notes.push("none of its records became a pair; the ledger says why".into());
+            report
+                .notes
+                .push("none of its records became a pair; the ledger lists the reasons".into());
         }
         Ok(())
     }
 
-    /// Goes through a URL list, or through those of its rows that are to be tried again.
+    /// Downloads a URL list, or its rows that are retried.
     pub(super) fn download(
         &mut self,
         source: &Source,
@@ -260,7 +270,7 @@ impl<'a> Run<'a> {
         Ok(passed)
     }
 
-    /// Judges items and takes them in order.
+    /// Judges items and adds them in order.
     fn take(
         &mut self,
         items: Vec<(Item, u64)>,
@@ -280,7 +290,7 @@ impl<'a> Run<'a> {
                     &verdict,
                     Verdict::Rejected(Rejection { reason: diptych_schemas::Reason::Postponed, .. })
                 ) {
-                    // It was not tried: what the ledger says of it stays true.
+                    // It was not tried, so its ledger entry stays valid.
                     continue;
                 }
                 self.tried_again += 1;
@@ -305,10 +315,10 @@ impl<'a> Run<'a> {
                     (Taken::KnownBefore, 0)
                 }
             };
-            // An entry that is replaced by the same again is no news.
+            // An entry that is replaced by an equal one is not new.
             let is_news = before.is_none_or(|(.., before)| taken != Taken::Ledger(before));
             if let Some((place, ledger, reason)) = before {
-                // Only now: taking may have committed what was before it.
+                // Only now, because adding may have committed everything before it.
                 dataset.resolve(place, ledger);
                 if is_news {
                     take_back(&mut progress.at.ledger, reason.as_str());
@@ -334,14 +344,15 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Counts a row of the ledger as gone, where this ingest had added it.
+/// Removes a row of the ledger from the counts, if this ingest had added it.
 fn take_back(counts: &mut BTreeMap<&'static str, u64>, reason: &'static str) {
     if let Some(count) = counts.get_mut(reason) {
         *count = count.saturating_sub(1);
     }
 }
 
-/// What need not be asked: the pair is in, or the host has answered for good, before the list was changed.
+/// Recognises rows that need no request: the pair exists, or the host gave a final answer before
+/// the list changed.
 fn already_known(item: Item, known: &Known) -> Item {
     let Item::Record(mut record) = item else { return item };
     let caption = record.caption.as_ref().map_or("", |caption| caption.trim());
@@ -366,7 +377,7 @@ impl Judged {
         Self { items: Vec::new(), bytes: 0, since: Instant::now() }
     }
 
-    /// True: it is time to judge them.
+    /// Adds an item. Returns whether it is time to judge them.
     fn push(&mut self, item: Item, next: u64) -> bool {
         self.bytes += item.bytes();
         self.items.push((item, next));

@@ -1,7 +1,9 @@
-//! Writes one shard: `blob/NNNNN.parquet` as the pairs come, `meta/NNNNN.parquet` when it is full.
+//! The writer of one shard: `blob/NNNNN.parquet` as the pairs come, `meta/NNNNN.parquet` when it is
+//! full.
 //!
-//! Row k of meta is row k of blob. Row groups and files are bounded in bytes of images. Until [`OpenShard::close`] puts them
-//! in place, the files are called `*.incomplete`, and dropping the shard removes them.
+//! Row k of meta is row k of blob. Row groups and files are bounded in bytes of images. The files
+//! are called `*.incomplete` until [`OpenShard::close`] puts them in place. Dropping the shard
+//! removes them.
 
 use std::fs::File;
 use std::io;
@@ -27,16 +29,17 @@ use super::judge::Pair;
 use super::own_value::{self, OwnValue};
 use crate::checksums::ParquetWriter;
 
-/// A page of images is closed when it has this many bytes, so that one image can be read without its row group.
+/// Bytes from which a page of images is closed, so that one image can be read without its row
+/// group.
 const BLOB_PAGE_BYTES: usize = 64 << 10;
-/// Images that are handed to the Parquet writer at once, in bytes.
+/// Bytes of images that are passed to the Parquet writer at once.
 const WRITE_BYTES: usize = 8 << 20;
-/// Most rows of a shard: meta is kept in memory until it is written.
+/// Most rows of a shard. Meta is kept in memory until it is written.
 const MAX_SHARD_ROWS: usize = 1 << 20;
-/// Rows of a row group of meta.
+/// Rows per row group of meta.
 pub(crate) const META_ROWS: usize = 1 << 16;
 
-/// What stays of a pair when its image is written.
+/// The data of a pair that remains after its image is written.
 struct MetaRow {
     uid: Uid,
     sha256: ContentHash,
@@ -47,12 +50,12 @@ struct MetaRow {
     bytes: u64,
     phash: Option<u64>,
     orientation: u8,
-    /// Of [`OpenShard::sources`].
+    /// Index in [`OpenShard::sources`].
     source: usize,
     key: String,
     row_group: u32,
     row: u32,
-    /// Index of the source column, ascending, and value.
+    /// Index of the source column, in ascending order, and value.
     columns: Vec<(usize, OwnValue)>,
 }
 
@@ -91,14 +94,14 @@ fn properties() -> WriterPropertiesBuilder {
     ]))
 }
 
-/// Properties of everything narrow: meta and the ledger.
+/// Returns the properties of narrow files: meta and the ledger.
 pub(crate) fn narrow_properties() -> WriterPropertiesBuilder {
     properties()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(META_ROWS))
 }
 
-/// Properties of meta, of which a row group has so many rows.
+/// Returns the properties of meta with `rows_of_a_group` rows per row group.
 pub(crate) fn meta_properties(rows_of_a_group: usize) -> WriterProperties {
     let mut properties = narrow_properties();
     for name in [column::UID, column::SHA256] {
@@ -110,8 +113,9 @@ pub(crate) fn meta_properties(rows_of_a_group: usize) -> WriterProperties {
     properties.build()
 }
 
-/// Images are compressed already, and their bytes have no use as statistics: a minimum would copy whole images into the
-/// footer. What stays of the page index is where each page lies.
+/// Returns the properties of blob. Images are compressed already, and statistics are useless: a
+/// minimum would copy whole images into the footer. The page index only stores the location of each
+/// page.
 fn blob_properties() -> WriterProperties {
     let image = ColumnPath::from(column::IMAGE);
     properties()
@@ -154,13 +158,14 @@ impl OpenShard {
         Ok(shard)
     }
 
-    /// Whether the shard has to be closed before this pair.
+    /// Returns whether the shard must be closed before this pair.
     pub(super) fn is_full_for(&self, pair: &Pair, shard_bytes: u64) -> bool {
         !self.rows.is_empty()
             && (self.bytes + pair.bytes() > shard_bytes || self.rows.len() >= MAX_SHARD_ROWS)
     }
 
-    /// Adds a pair. `columns` are indices of the dataset's source columns with values, ascending.
+    /// Adds a pair. `columns` are indices of the dataset's source columns with values, in ascending
+    /// order.
     pub(super) fn push(
         &mut self,
         pair: Pair,
@@ -198,7 +203,7 @@ impl OpenShard {
         if self.waiting_bytes >= WRITE_BYTES { self.flush(false) } else { Ok(()) }
     }
 
-    /// Hands the waiting images to the writer, and ends the row group if asked.
+    /// Passes the waiting images to the writer, and ends the row group if requested.
     fn flush(&mut self, end_group: bool) -> Result<(), IngestError> {
         let failed = write_error(durable::unfinished(&blob_path(&self.dataset, self.number)));
         let Some(writer) = &mut self.writer else { return Ok(()) };
@@ -221,8 +226,8 @@ impl OpenShard {
         Ok(())
     }
 
-    /// Puts both files in place. They exist for others when the manifest names them. `step` is called after each file and
-    /// may stop everything, as a crash would.
+    /// Puts both files in place. They belong to the dataset once the manifest names them. `step` is
+    /// called after each file and may stop everything, as a crash would.
     pub(super) fn close(
         mut self,
         meta: &SchemaRef,
@@ -270,7 +275,7 @@ impl OpenShard {
         Ok(())
     }
 
-    /// In the order of [`diptych_schemas::meta_fields`], then the source's own.
+    /// Returns the columns in the order of [`diptych_schemas::meta_fields`], then the source's own.
     fn meta_arrays(&self, rows: &[MetaRow], own: &[FieldRef]) -> io::Result<Vec<ArrayRef>> {
         let uids = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| row.uid.0))
             .map_err(io::Error::other)?;
@@ -292,7 +297,7 @@ impl OpenShard {
             Arc::new(hashes),
             Arc::new(rows.iter().map(|row| row.phash).collect::<UInt64Array>()),
             Arc::new(UInt8Array::from_iter_values(rows.iter().map(|row| row.orientation))),
-            // The language is for later: nothing here recognises it.
+            // Ingest does not detect the language; `diptych score language` does.
             Arc::new(StringArray::new_null(rows.len())),
             text(&|row| self.sources[row.source].clone()),
             text(&|row| row.key.clone()),
@@ -301,7 +306,7 @@ impl OpenShard {
             number(&|row| row.row),
         ];
         for (index, field) in own.iter().enumerate() {
-            // Few columns have values in a row, and these are sorted.
+            // A row has values in few columns, and these are sorted.
             let value = |row: &'_ MetaRow| row.columns.binary_search_by_key(&index, |(at, _)| *at);
             let values = rows.iter().map(|row| value(row).ok().map(|at| &row.columns[at].1));
             arrays.push(own_value::column(values, field.data_type()).map_err(io::Error::other)?);
@@ -312,7 +317,8 @@ impl OpenShard {
 
 impl Drop for OpenShard {
     fn drop(&mut self) {
-        // Gone already where the shard was closed; otherwise the next ingest would remove it.
+        // If the shard was closed, the file is gone already. Otherwise the next ingest would remove
+        // it.
         let _ = std::fs::remove_file(durable::unfinished(&blob_path(&self.dataset, self.number)));
     }
 }

@@ -1,4 +1,4 @@
-//! Which columns of a table (Parquet, Arrow) are what, by their names and types.
+//! The roles of a table's columns (Parquet, Arrow), by their names and types.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::columns::Wanted;
 use super::item::{Captions, ReadOptions};
 use super::report::IngestError;
 
-/// Columns whose value is taken as the record's key.
+/// Columns whose value becomes the record's key.
 const KEY_COLUMNS: &[&str] = &["key", "__key__"];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,16 +24,16 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// What is read of a file of this kind, in words.
+    /// Describes the columns of a file of this kind.
     pub(super) fn words(&self, file: &str) -> String {
         let Self { image, caption, own, .. } = self;
         let own = if own.is_empty() {
             String::new()
         } else {
-            format!(", and {} columns of its own", own.len())
+            format!(", and {} other columns", own.len())
         };
         let (what, form) = match self.kind {
-            ImageKind::Url => ("addresses of images", ""),
+            ImageKind::Url => ("URLs of images", ""),
             ImageKind::Bytes => ("images", ""),
             ImageKind::Nested => ("images", " (a struct of bytes and path)"),
             ImageKind::Text => ("paths of images, or images in base64,", ""),
@@ -62,7 +62,8 @@ pub(super) fn is_bytes(kind: &DataType) -> bool {
 }
 
 fn is_struct_of_bytes(kind: &DataType) -> bool {
-    matches!(kind, DataType::Struct(fields) if fields.iter().any(|field| field.name() == "bytes" && is_bytes(field.data_type())))
+    matches!(kind, DataType::Struct(fields) if fields.iter().any(|field| field.name() == "bytes"
+        && is_bytes(field.data_type())))
 }
 
 pub(super) fn is_text(kind: &DataType) -> bool {
@@ -82,7 +83,7 @@ pub(super) fn is_list_of_text(kind: &DataType) -> bool {
     }
 }
 
-/// What can stand in meta as a column of its own.
+/// Returns whether meta can hold the type as a source's own column.
 fn is_scalar(kind: &DataType) -> bool {
     let time = matches!(
         kind,
@@ -163,7 +164,7 @@ pub(super) fn find_columns(
     })
 }
 
-/// A type in one word, for a message.
+/// Returns a type in one word, for a message.
 fn short(kind: &DataType) -> String {
     match kind {
         DataType::Struct(_) => "struct".into(),

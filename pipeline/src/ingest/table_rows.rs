@@ -14,7 +14,7 @@ use super::item::{Captions, Flaw, Record};
 use super::own_value::OwnValue;
 use super::table_columns::{Columns, ImageKind, is_list_of_text, is_text};
 
-/// The captions of a batch: one a row, or a list.
+/// The captions of a batch: one per row, or a list.
 enum CaptionArray {
     Texts(StringArray),
     Lists(LargeListArray),
@@ -26,15 +26,15 @@ enum Image {
     Texts(StringArray),
 }
 
-/// A batch, taken apart.
+/// The columns of a batch.
 pub(super) struct Rows<'a> {
-    /// Where paths lead.
+    /// The places that paths may point to.
     files: &'a ImageFiles,
     max_image_bytes: u64,
     image: Image,
-    /// Hugging Face's `path` beside the bytes.
+    /// Hugging Face's `path` next to the bytes.
     path: Option<StringArray>,
-    /// A struct that is null hides what its fields hold.
+    /// A null struct hides the values of its fields.
     hidden: Option<ArrayRef>,
     image_name: String,
     caption: CaptionArray,
@@ -51,7 +51,7 @@ impl<'a> Rows<'a> {
         max_image_bytes: u64,
     ) -> Result<Self, String> {
         let column = |name: &str| {
-            batch.column_by_name(name).ok_or_else(|| format!("the column {name} is not there"))
+            batch.column_by_name(name).ok_or_else(|| format!("the column {name} is missing"))
         };
         let text = |array: &ArrayRef| {
             cast(array, &DataType::Utf8)
@@ -117,7 +117,7 @@ impl<'a> Rows<'a> {
             Image::Texts(texts) if texts.is_null(index) => (Err(missing()), None),
             Image::Texts(texts) => {
                 let text = texts.value(index);
-                // An image is no name.
+                // An image in base64 is not a name.
                 let name = (!image_files::is_base64_image(text)).then(|| text.to_owned());
                 (self.files.read(text, self.max_image_bytes), name)
             }
@@ -132,7 +132,7 @@ impl<'a> Rows<'a> {
             Image::Bytes(bytes) if shown && bytes.is_valid(index) => {
                 (Ok(bytes.value(index).to_vec()), None)
             }
-            // Hugging Face's `Image` without its bytes: the path alone.
+            // Hugging Face's `Image` without its bytes: only the path.
             Image::Bytes(_) => match self.path.as_ref().and_then(value) {
                 Some(path) => (self.files.read(&path, self.max_image_bytes), None),
                 None => (Err(missing()), None),
@@ -140,7 +140,7 @@ impl<'a> Rows<'a> {
         };
         let own = self.own.iter().filter(|(_, array)| array.is_valid(index));
         let own = own.map(|(name, array)| {
-            // It fails for types alone that `own_array` does not give.
+            // It fails only for types that `own_array` does not return.
             let value = OwnValue::try_from_array(array, index).map_err(|error| {
                 (Reason::BadRecord, format!("the value of `{name}` cannot be read: {error}"))
             })?;
@@ -169,7 +169,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A column of the source's own as meta holds it: every text as `Utf8`, what a dictionary holds as its values, anything else as it is.
+/// Converts a source's own column to its form in meta: every text as `Utf8`, a dictionary as its
+/// values, anything else unchanged.
 fn own_array(array: &ArrayRef) -> Result<ArrayRef, String> {
     let kind = match array.data_type() {
         kind if is_text(kind) => &DataType::Utf8,

@@ -1,4 +1,4 @@
-//! The members of a tar that share a key, until they are a record or known not to become one.
+//! The members of a tar that share a key, until they form a record or cannot become one.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,11 +11,11 @@ use super::columns::Wanted;
 use super::item::{Flaw, ReadOptions};
 use super::json;
 
-/// What a record that is set aside takes beside its content, roughly.
+/// Approximate overhead of a record that is set aside, in bytes.
 const ASIDE_OVERHEAD: usize = 256;
 
-/// Extensions of images, in the order in which they are preferred. Those of the last line are recognised so that the ledger can
-/// say that they are not read.
+/// Extensions of images, in order of preference. Those of the last line are recognised so that the
+/// ledger can say that they are not supported.
 const IMAGE_EXTENSIONS: &[&str] = &[
     "jpg", "jpeg", "jfif", "jpe", "jif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff",
     "avif", "avifs", "jxl", "jp2", "j2k", "j2c", "jpx", "jpf", "ico", "ppm", "pgm", "pbm", "pnm",
@@ -23,7 +23,7 @@ const IMAGE_EXTENSIONS: &[&str] = &[
     "heic", "heif", "hif", "psd", "dds", "exr", "svg",
 ];
 
-/// Extensions of captions, in the order in which they are preferred.
+/// Extensions of captions, in order of preference.
 pub(super) const CAPTION_EXTENSIONS: &[&str] = &["txt", "caption"];
 
 pub(super) fn is_image_extension(extension: &str) -> bool {
@@ -46,7 +46,8 @@ impl Content {
         if let Self::Held(bytes) = self { bytes.len() } else { 0 }
     }
 
-    /// Whether it is an image by its bytes, whatever its extension. Content that is not in memory is not looked at.
+    /// Returns whether it is an image by its bytes, whatever its extension. Only content in memory
+    /// is checked.
     fn begins_as_image(&self) -> bool {
         matches!(self, Self::Held(bytes) if ImageFormat::of(bytes).is_some())
     }
@@ -58,7 +59,7 @@ impl Content {
             (Self::InFile { at, size }, Some(file)) => {
                 let mut bytes = vec![0; size as usize];
                 file.read_exact_at(&mut bytes, at).map_err(|e| {
-                    (Reason::TruncatedSource, format!("reading it again fails: {e}"))
+                    (Reason::TruncatedSource, format!("reading it again failed: {e}"))
                 })?;
                 Ok(bytes)
             }
@@ -70,17 +71,18 @@ impl Content {
 }
 
 pub(super) struct Part {
-    /// What follows the key, in lower case: `jpg`, `txt`.
+    /// The part after the key, in lower case: `jpg`, `txt`.
     pub(super) extension: String,
     pub(super) place: String,
-    /// Where its content begins, and how long it is.
+    /// The start of its content, and its length.
     pub(super) at: u64,
     pub(super) size: u64,
     pub(super) content: Content,
 }
 
 impl Part {
-    /// Whether it is an image by its bytes. One with a compound extension (`input.jpg`) is for the user to name.
+    /// Returns whether it is an image by its bytes. A compound extension (`input.jpg`) does not
+    /// count, since the user should name it.
     fn is_image_by_content(&self) -> bool {
         !self.extension.contains('.') && self.content.begins_as_image()
     }
@@ -125,7 +127,8 @@ impl Group {
         })
     }
 
-    /// The member that is the caption: of the extension that is asked for, or of the first usual one.
+    /// Returns the member that is the caption: with the requested extension, or with the first
+    /// usual one.
     pub(super) fn caption_part(&self, options: &ReadOptions) -> Option<usize> {
         let of = |extension: &str| {
             self.parts.iter().position(|part| part.extension.eq_ignore_ascii_case(extension))
@@ -136,10 +139,10 @@ impl Group {
         }
     }
 
-    /// The extensions of the members, and which options would make a pair of them.
+    /// Lists the extensions of the members, and the options that would make a pair of them.
     pub(super) fn describe(&self, options: &ReadOptions) -> String {
         let present: Vec<&str> = self.parts.iter().map(|part| part.extension.as_str()).collect();
-        // `input.jpg`: what is before the last dot, and what is behind it.
+        // `input.jpg`: the parts before and after the last dot.
         let with_end = |fits: &dyn Fn(&str) -> bool| {
             present.iter().filter_map(|found| found.rsplit_once('.')).find(|(_, end)| fits(end))
         };

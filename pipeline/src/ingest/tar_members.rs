@@ -1,7 +1,8 @@
-//! The members of a tar, one after another, from any stream: headers, long names, sizes, the end mark.
+//! The members of a tar, in sequence, from any stream: headers, long names, sizes, the end mark.
 //!
-//! The tar crate parses the header's fields; the walk is ours, because an ingest must tell a whole archive from one that was
-//! cut at a member's end, and must not believe sizes. Nothing is allocated by what a header claims.
+//! The tar crate parses the header's fields, but the walk is ours. An ingest must distinguish a
+//! complete archive from one that was truncated at a member's end, and must not trust sizes.
+//! Nothing is allocated by the numbers in a header.
 
 use std::io::{self, Read};
 
@@ -11,38 +12,39 @@ const BLOCK: u64 = 512;
 /// Longest name, and longest set of extended attributes, in bytes.
 const MAX_NAME_BYTES: u64 = 64 << 10;
 
-/// A member. Its content is read with [`Members::content`], or skipped by asking for the next member.
+/// A member. Its content is read with [`Members::content`], or skipped by the next call of
+/// [`Members::next`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) name: String,
-    /// Where its header begins, in bytes of the unpacked archive.
+    /// Start of its header, in bytes of the decompressed archive.
     pub(super) offset: u64,
-    /// Where its content begins.
+    /// Start of its content.
     pub(super) content: u64,
     pub(super) size: u64,
     pub(super) kind: EntryType,
 }
 
-/// Why the walk ended before the archive's end mark.
+/// The reason why the walk ended before the archive's end mark.
 #[derive(Debug)]
 pub(super) struct Broken {
-    /// Byte of the unpacked archive.
+    /// Byte of the decompressed archive.
     pub(super) at: u64,
     pub(super) detail: String,
-    /// The archive ends here; otherwise what stands here is not a tar header.
+    /// Whether the archive ends here. Otherwise, the data here is not a tar header.
     pub(super) cut: bool,
 }
 
 pub(super) struct Members<R> {
     reader: R,
-    /// Bytes of the unpacked archive that have been read.
+    /// Bytes of the decompressed archive that have been read.
     at: u64,
-    /// Content and padding of the current member that has not been read.
+    /// Unread content and padding of the current member.
     rest: u64,
     padding: u64,
-    /// End marks behind which another archive began.
+    /// Number of end marks after which another archive started.
     joined: u64,
-    /// Where something stands behind the last end mark that is no archive.
+    /// Start of data after the last end mark that is not an archive.
     unread_from: Option<u64>,
 }
 
@@ -51,14 +53,12 @@ impl<R: Read> Members<R> {
         Self { reader, at: 0, rest: 0, padding: 0, joined: 0, unread_from: None }
     }
 
-    /// What the user should know of the archive's end, once [`Self::next`] has come to it.
+    /// Returns a note on the archive's end for the user, once [`Self::next`] has reached it.
     pub(super) fn note_of_end(&self) -> Option<String> {
         let joined = (self.joined > 0)
-            .then(|| format!("{} archives one behind the other; all are read", self.joined + 1));
+            .then(|| format!("{} joined archives; all of them are read", self.joined + 1));
         let unread = self.unread_from.map(|at| {
-            format!(
-                "what stands behind the end mark, from byte {at} on, is no tar and was not read"
-            )
+            format!("the data after the end mark, from byte {at} on, is not a tar and was not read")
         });
         match (joined, unread) {
             (Some(joined), Some(unread)) => Some(format!("{joined}; {unread}")),
@@ -66,7 +66,8 @@ impl<R: Read> Members<R> {
         }
     }
 
-    /// The next member, or `None` behind the last end mark: `cat a.tar b.tar` makes an archive with two.
+    /// Returns the next member, or `None` after the last end mark. `cat a.tar b.tar` makes an
+    /// archive with two end marks.
     pub(super) fn next(&mut self) -> Result<Option<Member>, Broken> {
         let mut long_name = None;
         let mut long_size = None;
@@ -96,10 +97,9 @@ impl<R: Read> Members<R> {
             }
             self.joined += u64::from(std::mem::take(&mut ended));
             if !checksum_holds(header) {
-                return Err(self.not_tar(
-                    offset,
-                    "the checksum of the header that should be here does not hold",
-                ));
+                return Err(
+                    self.not_tar(offset, "the header that should be here has a wrong checksum")
+                );
             }
             let size = match long_size.take() {
                 Some(size) => size,
@@ -142,7 +142,7 @@ impl<R: Read> Members<R> {
         }
     }
 
-    /// The whole content of the current member. The caller has checked its size.
+    /// Returns the whole content of the current member. The caller has checked its size.
     pub(super) fn content(&mut self) -> Result<Vec<u8>, Broken> {
         let wanted = self.rest;
         let mut bytes = Vec::new();
@@ -163,7 +163,7 @@ impl<R: Read> Members<R> {
         if self.rest > MAX_NAME_BYTES {
             return Err(self.not_tar(
                 offset,
-                &format!("a name of {} bytes, the limit is {MAX_NAME_BYTES}", self.rest),
+                &format!("a name of {} bytes, above the limit of {MAX_NAME_BYTES}", self.rest),
             ));
         }
         self.content()
@@ -185,7 +185,7 @@ impl<R: Read> Members<R> {
         }
     }
 
-    /// A header block, or `None` where the stream ends.
+    /// Reads a header block, or `None` at the end of the stream.
     fn block(&mut self) -> Result<Option<[u8; BLOCK as usize]>, Broken> {
         let mut block = [0; BLOCK as usize];
         let mut filled = 0;
@@ -215,11 +215,12 @@ impl<R: Read> Members<R> {
     }
 
     fn failed(&self, error: &io::Error) -> Broken {
-        self.cut(&format!("reading fails here: {error}"))
+        self.cut(&format!("reading failed here: {error}"))
     }
 }
 
-/// POSIX: the sum of all bytes of the header, its own field taken as spaces. Old writers summed signed bytes.
+/// Checks the checksum. POSIX: the sum of all bytes of the header, with its own field as spaces.
+/// Old writers summed signed bytes.
 fn checksum_holds(header: &Header) -> bool {
     let Ok(stored) = header.cksum() else { return false };
     let bytes = header.as_bytes();
@@ -284,7 +285,7 @@ mod tests {
         let long = format!("{}.txt", "é".repeat(200));
         builder.append_pax_extensions([("path", long.as_bytes()), ("size", b"5")]).unwrap();
         let mut header = Header::new_ustar();
-        // What a header says that cannot hold the real values.
+        // A header whose fields cannot hold the real values.
         header.set_path("short").unwrap();
         header.set_size(0);
         header.set_cksum();
@@ -321,7 +322,8 @@ mod tests {
             let (found, broken) = walk(&bytes[..length]);
             let broken = broken.unwrap();
             assert!(broken.cut && broken.at == length as u64, "{length}: {broken:?}");
-            // The content of `a.txt` is whole with its third byte, that of `b.txt` with its 700th.
+            // The content of `a.txt` is complete with its third byte, that of `b.txt` with its
+            // 700th.
             let whole = usize::from(length >= 512 + 3) + usize::from(length >= 1536 + 700);
             assert_eq!(found.len(), whole, "{length}");
         }

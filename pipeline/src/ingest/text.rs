@@ -1,4 +1,4 @@
-//! Values of sources as text: what a source's own column holds in meta.
+//! Values of sources as text, the content of a source's own column in meta.
 
 use diptych_schemas::Reason;
 use encoding_rs::{Encoding, UTF_16BE, UTF_16LE};
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::item::Flaw;
 use crate::npy::marked_classes;
 
-/// A JSON value as text, or nothing for null. Lists and objects stay JSON.
+/// Converts a JSON value to text. Returns `None` for null. Lists and objects stay JSON.
 pub(super) fn of_json(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
@@ -16,7 +16,7 @@ pub(super) fn of_json(value: &Value) -> Option<String> {
     }
 }
 
-/// Bytes as text. A byte order mark is no part of it.
+/// Converts bytes to text, without a byte order mark.
 pub(super) fn of_bytes(bytes: Vec<u8>, place: &str) -> Result<String, Flaw> {
     let text = String::from_utf8(bytes).map_err(|e| {
         (
@@ -27,19 +27,19 @@ pub(super) fn of_bytes(bytes: Vec<u8>, place: &str) -> Result<String, Flaw> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// The text of a file that must be one: UTF-8, or UTF-16 with its mark.
+/// Returns the text of a text file: UTF-8, or UTF-16 with its mark.
 pub(super) fn of_text_file(bytes: Vec<u8>, place: &str) -> Result<String, Flaw> {
     let wide =
         Encoding::for_bom(&bytes).filter(|(encoding, _)| [UTF_16LE, UTF_16BE].contains(encoding));
     let Some((encoding, _)) = wide else { return of_bytes(bytes, place) };
     let (text, had_errors) = encoding.decode_with_bom_removal(&bytes);
     if had_errors {
-        return Err((Reason::BadRecord, format!("{place} is not the UTF-16 that it begins as")));
+        return Err((Reason::BadRecord, format!("{place} starts like UTF-16, but is not valid")));
     }
     Ok(text.into_owned())
 }
 
-/// A member's caption. Of an array it is the list of the classes that it marks, as JSON.
+/// Returns a member's caption. The caption of an array is the list of its marked classes, as JSON.
 pub(super) fn of_caption(extension: &str, bytes: Vec<u8>, place: &str) -> Result<String, Flaw> {
     if !extension.eq_ignore_ascii_case("npy") {
         return of_text_file(bytes, place);

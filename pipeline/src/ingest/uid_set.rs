@@ -1,12 +1,15 @@
-//! All uids of a dataset in about 16 bytes each: a sorted array, and a small set of those that came since it was sorted.
+//! All uids of a dataset in about 16 bytes each: a sorted array, and a small set of those added
+//! since it was sorted.
 //!
-//! Uids are hashes, so their place in the array can be guessed from their value; the search starts there.
+//! Uids are hashes, so their place in the array can be estimated from their value; the search
+//! starts there.
 
 use std::collections::HashSet;
 
 use diptych_schemas::Uid;
 
-/// New uids are sorted in when there are so many, or an eighth of all: a hash set takes 19 to 39 bytes a uid.
+/// Number of new uids from which they are sorted in, or an eighth of all. A hash set takes 19 to 39
+/// bytes per uid.
 const SORTED_IN_AT: usize = 1 << 18;
 
 #[derive(Default)]
@@ -16,12 +19,12 @@ pub(super) struct UidSet {
 }
 
 impl UidSet {
-    /// For so many that are there already.
+    /// Creates an empty set with room for `uids` uids.
     pub(super) fn with_capacity(uids: usize) -> Self {
         Self { sorted: Vec::with_capacity(uids), new: HashSet::new() }
     }
 
-    /// Takes the uids that there are, in any order. To be called once, before any other.
+    /// Adds the existing uids, in any order. Must be called once, before anything else.
     pub(super) fn fill(&mut self, uids: impl Iterator<Item = Uid>) {
         self.sorted.extend(uids.map(|uid| u128::from_be_bytes(uid.0)));
     }
@@ -41,21 +44,21 @@ impl UidSet {
         if self.new.len() >= SORTED_IN_AT.max(self.sorted.len() / 8) {
             self.sorted.reserve_exact(self.new.len());
             self.sorted.extend(self.new.drain());
-            // Two sorted runs after a short sort of the second one would be faster; this is a second for ten million.
+            // Merging two sorted runs would be faster, but this takes a second for ten million.
             self.sorted.sort_unstable();
             self.new.shrink_to(0);
         }
     }
 
-    /// A part of the sorted uids that holds `wanted` if it is there at all.
+    /// Returns a part of the sorted uids that holds `wanted` if it exists.
     fn range_of(&self, wanted: u128) -> &[u128] {
         let count = self.sorted.len();
-        // The place of the k-th smallest of n uniform numbers deviates by sqrt(n) / 2 at most on average: order statistics
-        // have variance k (n - k) / n.
+        // The place of the k-th smallest of n uniform numbers deviates by sqrt(n) / 2 at most on
+        // average: order statistics have variance k (n - k) / n.
         let mut step = 4 * count.isqrt() + 1;
         let guess = (((wanted >> 64) * count as u128) >> 64) as usize;
         let (mut low, mut high) = (guess, guess);
-        // Bounds that leave `wanted` between them.
+        // Bounds with `wanted` between them.
         while low > 0 && self.sorted.get(low).is_none_or(|&at| at > wanted) {
             low = low.saturating_sub(step);
             step *= 2;
@@ -89,8 +92,10 @@ mod tests {
             for value in &inserted {
                 set.insert(uid(value));
             }
-            let all: HashSet<u128> = filled.iter().chain(&close).chain(&inserted).copied().collect();
-            for value in all.iter().chain(&others).chain(&(0..50).collect::<Vec<u128>>()).chain(&[u128::MAX]) {
+            let all: HashSet<u128> = filled.iter().chain(&close).chain(&inserted).copied()
+                .collect();
+            for value in all.iter().chain(&others).chain(&(0..50).collect::<Vec<u128>>())
+                .chain(&[u128::MAX]) {
                 prop_assert_eq!(set.contains(&uid(value)), all.contains(value));
             }
         }

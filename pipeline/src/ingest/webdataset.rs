@@ -1,8 +1,10 @@
-//! WebDataset archives: members that share a key (their path up to the first dot of the base name) are one record.
+//! WebDataset archives: members that share a key (their path up to the first dot of the base name)
+//! form one record.
 //!
-//! Members of a key normally stand side by side. Where they come apart (all images, then all captions), what has no partner
-//! yet is set aside: by its place in a plain tar, in memory (bounded) in a packed one. What never finds a partner is
-//! rejected at the end, so that the order of the items depends on the archive alone.
+//! Members of a key are normally adjacent. If they are apart (all images, then all captions), a
+//! record without a partner is set aside. In a plain tar its place is stored; in a compressed one
+//! its content, in bounded memory. A record that never finds a partner is rejected at the end, so
+//! that the order of the items depends on the archive alone.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
@@ -21,18 +23,18 @@ use super::tar_group::{CAPTION_EXTENSIONS, Content, Group, Part, is_image_extens
 use super::tar_members::{Broken, Member, Members};
 use super::{IngestError, json, own_value, text};
 
-/// What may be set aside in memory until its partner comes.
+/// Most bytes that are set aside in memory until their partner comes.
 const MAX_ASIDE_BYTES: usize = 512 << 20;
-/// Samples that are looked at before anything is written, to find a caption field that does not exist.
+/// Samples that are checked before anything is written, to detect a missing caption field.
 const PEEK_SAMPLES: usize = 64;
 const PEEK_BYTES: u64 = 64 << 20;
 
-/// What is read of an archive, in words.
+/// Describes an archive.
 pub(super) fn describe(packing: Packing) -> String {
     format!("WebDataset tar{}", packing.suffix())
 }
 
-/// Refuses a caption field or an extension that no sample at the beginning of the archive has.
+/// Refuses a caption field or an extension that no sample at the start of the archive has.
 pub(super) fn check(
     path: &Path,
     packing: Packing,
@@ -84,8 +86,9 @@ fn open(path: &Path, packing: Packing) -> std::io::Result<(File, Box<dyn Read>)>
     Ok((file, packing.unpacked(stream)?))
 }
 
-/// Key and extension, or nothing for a name without either: hidden files, files without a dot. The key ends at the first dot of the
-/// file's name, or, where keys have dots, at the last.
+/// Splits a name into key and extension. Returns `None` for a name without either: hidden files,
+/// files without a dot. The key ends at the first dot of the file's name or, with `dotted_keys`, at
+/// the last.
 fn split_name(name: &str, dotted_keys: bool) -> Option<(String, String)> {
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
     let file = &name[base..];
@@ -96,7 +99,7 @@ fn split_name(name: &str, dotted_keys: bool) -> Option<(String, String)> {
     Some((name[..dot].to_owned(), name[dot + 1..].to_lowercase()))
 }
 
-/// Reads an archive from its beginning.
+/// Reads an archive from its start.
 pub(super) fn read(
     path: &Path,
     packing: Packing,
@@ -128,7 +131,7 @@ pub(super) fn read(
 /// The reading of one archive.
 struct Archive<'a, 'b> {
     options: ReadOptions<'a>,
-    /// The archive itself where it can be read at any place.
+    /// The archive itself, if it can be read at any place.
     file: Option<File>,
     sink: &'a mut Sink<'b>,
     records: u64,
@@ -176,7 +179,7 @@ impl<'a, 'b> Archive<'a, 'b> {
         }))
     }
 
-    /// Takes a member into its group. The inner error is the archive's, the outer one is the sink's.
+    /// Adds a member to its group. The inner error is the archive's, the outer one is the sink's.
     fn member<R: Read>(
         &mut self,
         members: &mut Members<R>,
@@ -191,7 +194,7 @@ impl<'a, 'b> Archive<'a, 'b> {
                 place,
                 "",
                 Reason::BadRecord,
-                "a link or a special file, not a regular one",
+                "it is a link or a special file, not a regular one",
             )?;
             return Ok(Ok(()));
         }
@@ -220,7 +223,7 @@ impl<'a, 'b> Archive<'a, 'b> {
         let content = if member.size > limit {
             Content::Flawed((
                 Reason::TooManyBytes,
-                format!("{} has {} bytes, the limit is {limit}", member.name, member.size),
+                format!("{} has {} bytes, above the limit of {limit}", member.name, member.size),
             ))
         } else {
             match members.content() {
@@ -244,7 +247,7 @@ impl<'a, 'b> Archive<'a, 'b> {
         self.options.image_column.is_some_and(|given| given.eq_ignore_ascii_case(extension))
     }
 
-    /// Hands on the current group, or sets it aside until its partner comes.
+    /// Emits the current group, or sets it aside until its partner comes.
     fn close_current(&mut self) -> Result<(), IngestError> {
         let Some(mut group) = self.current.take() else { return Ok(()) };
         if let Some(mut earlier) = self.aside.remove(&group.key) {
@@ -253,7 +256,7 @@ impl<'a, 'b> Archive<'a, 'b> {
                 self.emit(earlier)?;
             } else {
                 for part in &mut earlier.parts {
-                    // Small texts are wanted in memory to see what the record lacks.
+                    // Small texts are needed in memory to see what the record lacks.
                     if matches!(part.content, Content::InFile { .. })
                         && !is_image_extension(&part.extension)
                     {
@@ -320,7 +323,7 @@ impl<'a, 'b> Archive<'a, 'b> {
                     }
                 }
             }
-            // The pair may do without: the flaw is told and the record goes on.
+            // The pair can exist without it: the flaw is reported and the record continues.
             Some(Err((reason, detail))) => {
                 caption = Some(Err((reason, detail.clone())));
                 if group.caption_part(&self.options).is_some() {
@@ -349,7 +352,7 @@ impl<'a, 'b> Archive<'a, 'b> {
                     place,
                     &key,
                     Reason::BadRecord,
-                    "another image of the same key; only one is taken",
+                    "it is another image of the same key; only one is used",
                 )?;
             } else if extension != "json" {
                 match bytes.and_then(|bytes| text::of_bytes(bytes, &place)) {
@@ -359,7 +362,7 @@ impl<'a, 'b> Archive<'a, 'b> {
             }
         }
         if let Some(Ok(caption)) = &caption {
-            // The same words again under the name that they had in the JSON.
+            // The JSON repeats the caption under its own name.
             columns.retain(|(name, value)| {
                 !(name.eq_ignore_ascii_case("caption")
                     && own_value::shown(value).trim() == caption.trim())
@@ -373,7 +376,7 @@ impl<'a, 'b> Archive<'a, 'b> {
         self.hand_on(Item::Record(Record { position, key, image, caption, columns }))
     }
 
-    /// Hands on what never found its partner.
+    /// Emits all groups that never found their partner.
     fn finish(mut self, note: Option<String>) -> Result<Outcome, IngestError> {
         self.close_current()?;
         while let Some(key) = self.aside_order.pop_front() {
@@ -386,8 +389,8 @@ impl<'a, 'b> Archive<'a, 'b> {
         Ok(outcome)
     }
 
-    /// Ends an archive that is cut or damaged. What still waits for a partner may find it when the archive is whole, so it
-    /// is covered by the one row that tells of the cut.
+    /// Ends an archive that is truncated or damaged. Groups that wait for a partner may find it
+    /// when the archive is complete, so the one row about the damage covers them.
     fn broken(mut self, broken: &Broken) -> Result<Outcome, IngestError> {
         let complete = self.current.as_ref().is_some_and(|group| group.is_complete(&self.options));
         if complete {

@@ -1,5 +1,7 @@
-//! Fetches the next stretch of the stream into the cache while the one before it is used, where datasets lie elsewhere. It only
-//! fetches: what it cannot have, the reader meets itself, at its place in the stream.
+//! Fetches the next part of the stream into the cache while the current one is used, for remote
+//! datasets.
+//!
+//! It only fetches. The reader reports failures, at their place in the stream.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,18 +12,18 @@ use crossbeam_channel::{Receiver, Sender};
 use super::plan::Pick;
 use super::shards::Shards;
 
-/// A thread that fetches what it is told to.
+/// A thread that fetches rows on request.
 pub(super) struct Ahead {
     /// `None` only while it is dropped.
     wanted: Option<Sender<Vec<Pick>>>,
     done: Receiver<()>,
-    /// Whether something is being fetched.
+    /// Whether a fetch is running.
     busy: bool,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Ahead {
-    /// `None` where there is nothing to fetch, or no thread to do it.
+    /// Starts the thread. Returns `None` if there is nothing to fetch or no thread can be started.
     pub(super) fn start(shards: &Shards, stop: &Arc<AtomicBool>) -> Option<Self> {
         if !shards.are_remote() {
             return None;
@@ -42,10 +44,10 @@ impl Ahead {
         Some(Self { wanted: Some(wanted), done, busy: false, thread: Some(thread.ok()?) })
     }
 
-    /// Waits until what it was told last is there, then tells it what comes next.
+    /// Waits until the last request is finished, then starts the next one.
     pub(super) fn turn(&mut self, next: Option<&[Pick]>) {
         if self.busy {
-            // A thread that is gone fetches nothing; the reader does.
+            // If the thread has ended, the reader fetches the data itself.
             let _ = self.done.recv();
         }
         self.busy = match (next, &self.wanted) {
@@ -60,7 +62,7 @@ impl Drop for Ahead {
         self.wanted = None;
         self.done = crossbeam_channel::never();
         if let Some(thread) = self.thread.take() {
-            // It has nothing to report.
+            // The thread has no result.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,5 @@
-//! All pairs of a dataset as a selection, wherever the dataset lies: SQL wants a folder on this machine, this wants meta's files alone.
+//! All pairs of a dataset as a selection, for a local or remote dataset. SQL needs a local folder;
+//! this needs only the meta files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::storage::Storage;
 /// Rows that are read at once.
 const BATCH_ROWS: usize = 1 << 16;
 
-/// Reads uid and place of every pair of a dataset folder or URL: the selection that [`EVERYTHING`] makes where it is a folder.
+/// Reads uid and place of every pair of a dataset folder or URL. The result equals the selection
+/// that [`EVERYTHING`] makes from a folder.
 pub fn all_pairs(dataset: &Path, config: &RemoteConfig) -> Result<Selection, LoaderError> {
     let stop = Arc::<AtomicBool>::default();
     let storage = Storage::open(dataset, config, &stop)?;

@@ -1,5 +1,7 @@
-//! The loader beside bare decoding of the same images. Rounds of both take turns, so that whatever else the machine does meets
-//! both alike: a ratio of two neighbouring rounds says more than either speed.
+//! A comparison of the loader with bare decoding of the same images.
+//!
+//! Rounds of both alternate, so that other load on the machine affects both equally. The ratio of
+//! two neighbouring rounds therefore says more than either speed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,38 +16,40 @@ use super::shards::Shards;
 use super::{LoaderError, LoaderSpec, LoaderStats, train_loader};
 use crate::{ImageFormat, Selection};
 
-/// Images whose files are kept in memory for bare decoding, in bytes; beyond that no more pairs are measured.
+/// Memory for image files in bare decoding, in bytes. Further pairs are not measured.
 const KEPT_BYTES: u64 = 512 << 20;
 
-/// What is measured, and how long.
+/// The settings of a measurement.
 pub struct BenchSpec {
-    /// What is delivered: of one source; its `start` and `epochs` do not count.
+    /// The loader to measure, with one source. Its `start` and `epochs` are ignored.
     pub loader: LoaderSpec,
-    /// At most so many pairs, the first of the selection; 0: all.
+    /// Most pairs to measure, from the start of the selection; 0: all.
     pub pairs: usize,
     pub rounds: usize,
-    /// Passes over the pairs in a round; 0: as many as take a second, by a first pass that does not count.
+    /// Passes over the pairs per round; 0: as many as take a second, measured by a first pass that
+    /// does not count.
     pub epochs: u64,
-    /// Whether bare decoding takes turns with the loader. Its files are kept in memory, so fewer pairs may be measured.
+    /// Whether bare decoding alternates with the loader. Its files are kept in memory, so fewer
+    /// pairs may be measured.
     pub bare: bool,
 }
 
-/// What was measured.
+/// The results of a measurement.
 #[derive(Clone, Debug)]
 pub struct BenchReport {
-    /// Pairs in a pass over what was measured, and their files' bytes where bare decoding had them all.
+    /// Pairs in one pass, and the bytes of their files if bare decoding was measured.
     pub pairs: u64,
     pub file_bytes: Option<u64>,
-    /// Of these, files that are not JPEG: bare decoding has them through other decoders.
+    /// Files that are not JPEG, which bare decoding reads with other decoders.
     pub other_formats: u64,
-    /// Passes in a round.
+    /// Passes per round.
     pub epochs: u64,
     pub rounds: Vec<BenchRound>,
-    /// Of all rounds together.
+    /// Statistics of all rounds together.
     pub stats: LoaderStats,
 }
 
-/// One turn of each.
+/// One round of the loader and of bare decoding.
 #[derive(Clone, Debug)]
 pub struct BenchRound {
     pub loader: Rate,
@@ -59,11 +63,12 @@ pub struct BenchRound {
 pub struct Rate {
     pub images: u64,
     pub seconds: f64,
-    /// Processor time of all threads, where the system says it: what is left of a speed on a machine that does other things.
+    /// Processor time of all threads, if the system reports it. It is a better measure on a machine
+    /// with other load.
     pub cpu_seconds: Option<f64>,
 }
 
-/// When a [`Rate`] began.
+/// The start of a [`Rate`].
 struct Start {
     time: Instant,
     cpu_seconds: Option<f64>,
@@ -80,7 +85,8 @@ impl Start {
     }
 }
 
-/// Processor time of this process in seconds, from Linux's `/proc` (proc(5): fields 14 and 15 of `stat`, in hundredths of a second).
+/// Returns the processor time of this process in seconds, from Linux's `/proc` (proc(5): fields 14
+/// and 15 of `stat`, in hundredths of a second).
 pub fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The second field is the name, in brackets, and may hold anything.
@@ -90,7 +96,7 @@ pub fn cpu_seconds() -> Option<f64> {
 }
 
 impl Rate {
-    /// Images in a second of processor time.
+    /// Returns the images per second of processor time.
     pub fn per_cpu_second(self) -> Option<f64> {
         self.cpu_seconds.map(|seconds| self.images as f64 / seconds.max(0.01))
     }
@@ -101,18 +107,18 @@ impl Rate {
 }
 
 impl BenchRound {
-    /// The loader's speed over bare decoding's.
+    /// Returns the speed of the loader divided by that of bare decoding.
     pub fn ratio(&self) -> Option<f64> {
         self.bare.map(|bare| self.loader.per_second() / bare.per_second())
     }
 
-    /// The same of images in a second of processor time.
+    /// Returns [`Self::ratio`] per second of processor time.
     pub fn cpu_ratio(&self) -> Option<f64> {
         Some(self.loader.per_cpu_second()? / self.bare?.per_cpu_second()?)
     }
 }
 
-/// Measures, and calls `each` after each round.
+/// Measures the loader, and calls `each` after each round.
 pub fn bench_loader(
     mut spec: BenchSpec,
     each: &mut dyn FnMut(&BenchRound),
@@ -162,7 +168,7 @@ pub fn bench_loader(
     })
 }
 
-/// The first rows of a selection.
+/// Returns the first rows of a selection.
 fn first(selection: &Selection, rows: usize) -> Selection {
     Selection {
         uids: selection.uids[..rows].to_vec(),
@@ -174,7 +180,7 @@ fn first(selection: &Selection, rows: usize) -> Selection {
     }
 }
 
-/// The images' files of the first rows, as many as may be kept.
+/// Reads the image files of the first rows, as many as fit into memory.
 fn files(spec: &LoaderSpec, rows: usize) -> Result<Vec<Buffer>, LoaderError> {
     let mut shards = Shards::open(
         spec.sources[..1].to_vec(),
@@ -205,7 +211,8 @@ fn files(spec: &LoaderSpec, rows: usize) -> Result<Vec<Buffer>, LoaderError> {
     Ok(files)
 }
 
-/// Takes all batches of some passes as fast as they come: images in them, and skipped ones.
+/// Takes all batches of some passes as fast as they come. Returns the rate, the statistics and the
+/// number of skipped images.
 fn deliver(spec: &LoaderSpec, epochs: u64) -> Result<(Rate, LoaderStats, u64), LoaderError> {
     let begin = Start::now();
     let mut loader = train_loader(LoaderSpec { epochs, ..spec.clone() })?;
@@ -218,7 +225,7 @@ fn deliver(spec: &LoaderSpec, epochs: u64) -> Result<(Rate, LoaderStats, u64), L
     Ok((begin.rate(images), loader.stats(), skipped))
 }
 
-/// Decodes `count` images, over and over through `files`, on so many threads, and does nothing else.
+/// Decodes `count` images, repeating `files`, on `threads` threads, and does nothing else.
 fn decode_bare(files: &[Buffer], count: usize, threads: usize) -> Result<Rate, LoaderError> {
     let next = AtomicUsize::new(0);
     let begin = Start::now();
@@ -244,7 +251,7 @@ fn decode_bare(files: &[Buffer], count: usize, threads: usize) -> Result<Rate, L
     Ok(begin.rate(count as u64))
 }
 
-/// The middle one, or between the middle two.
+/// Returns the median: the middle value, or the mean of the middle two.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.into_iter().collect();
     sorted.sort_by(f64::total_cmp);

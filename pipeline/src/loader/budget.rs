@@ -1,8 +1,8 @@
-//! Bytes that may be held at once: who brings some in waits until there is room for them.
+//! A limit on bytes in memory: a thread that wants to add some waits until there is room.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// A number of bytes that is never exceeded, but by a single taking that is larger than all of it.
+/// A limit on bytes that only a single request larger than the limit exceeds.
 pub(super) struct Budget {
     limit: u64,
     state: Mutex<State>,
@@ -12,7 +12,7 @@ pub(super) struct Budget {
 #[derive(Default)]
 struct State {
     held: u64,
-    /// The most that was ever held.
+    /// The highest number of bytes so far.
     peak: u64,
     closed: bool,
 }
@@ -26,7 +26,7 @@ impl Budget {
         self.limit
     }
 
-    /// Waits for room. `false`: nobody wants the bytes any more.
+    /// Waits for room. Returns `false` if the budget was closed.
     pub(super) fn take(&self, bytes: u64) -> bool {
         let full = |state: &mut State| {
             !state.closed && state.held > 0 && state.held.saturating_add(bytes) > self.limit
@@ -46,7 +46,7 @@ impl Budget {
         self.changed.notify_all();
     }
 
-    /// Wakes whoever waits; nothing is given any more.
+    /// Wakes all waiting threads. All later requests fail.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
@@ -60,7 +60,7 @@ impl Budget {
         self.state().peak
     }
 
-    /// A thread that panicked cannot have left numbers half changed.
+    /// Ignores poisoning: a thread that panicked cannot have left the numbers half changed.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

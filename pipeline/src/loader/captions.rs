@@ -1,5 +1,5 @@
-//! Which column a sample's caption comes from: chosen by probability, as a function of the seed and the sample's place in the
-//! stream.
+//! The choice of the column that a sample's caption comes from. It is random, as a function of the
+//! seed and the sample's place in the stream.
 
 use std::path::Path;
 
@@ -8,17 +8,17 @@ use diptych_schemas::{CaptionColumn, DatasetManifest, column};
 use super::LoaderError;
 use crate::random::{Random, seed_of};
 
-/// Marks these seeds among those of a run.
+/// Separates these seeds from others of a run.
 const PURPOSE: u64 = 0x6361_7074_696f_6e73;
 
-/// The columns to choose from; none: always `caption`.
+/// The columns to choose from. If empty, the caption is always `caption`.
 pub(super) struct Captions {
     columns: Vec<CaptionColumn>,
     seed: u64,
 }
 
 impl Captions {
-    /// Refuses columns that the dataset's meta does not have.
+    /// Creates the choice. Refuses columns that the dataset's meta does not have.
     pub(super) fn new(
         columns: &[CaptionColumn],
         dataset: &Path,
@@ -49,8 +49,8 @@ impl Captions {
         self.columns.iter().map(|choice| choice.column.as_str())
     }
 
-    /// The caption of a sample, out of the columns that have a text, by their probabilities among these. `value` gives the text
-    /// of the n-th column. `None` where no column has any.
+    /// Chooses the caption of a sample among the columns with a text, by their probabilities.
+    /// `value` returns the text of the n-th column. Returns `None` if no column has a text.
     pub(super) fn choose<'a>(
         &self,
         sample: u64,
@@ -67,7 +67,7 @@ impl Captions {
             }
             at -= probability;
         }
-        // Rounding may leave a little behind the last one.
+        // Rounding may leave a small rest after the last one.
         texts.last().map(|(_, text)| *text)
     }
 }

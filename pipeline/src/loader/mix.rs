@@ -1,29 +1,31 @@
-//! From which source each sample of a mix comes: a pure function of weights, seed and place in the stream.
+//! The source of each sample of a mix: a pure function of weights, seed and place in the stream.
 //!
-//! The stream is cut into cycles of equal length. In each, every source has its share of places, up to the rounding, which is
-//! made up for in later cycles; and the places are shuffled. So every stretch has all sources in proportion, and the number of
-//! a sample within its source needs no counting from the beginning.
+//! The stream is cut into cycles of equal length. In each, every source has its share of places, up
+//! to rounding, which later cycles make up for. The places of a cycle are shuffled. So every part
+//! of the stream has all sources in proportion. The number of a sample within its source can be
+//! computed without counting from the start.
 
 use crate::random::{Random, seed_of};
 
-/// Marks the seeds of these shuffles among those of a run.
+/// Separates the seeds of these shuffles from others of a run.
 const PURPOSE: u64 = 0x006d_6978;
-/// Samples in a cycle: an ordinary batch.
+/// Samples per cycle: an ordinary batch.
 const CYCLE: u64 = 256;
-/// Bits behind the point of shares.
+/// Fractional bits of shares.
 const FRACTION_BITS: u32 = 32;
 
-/// Where a sample of a mix comes from.
+/// The origin of a sample of a mix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Drawn {
     pub(super) source: usize,
-    /// Samples of this source before it, since the beginning of the run.
+    /// Number of samples of this source before it, since the start of the run.
     pub(super) number: u64,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Mix {
-    /// Share of each source, in fixed point. That of the `largest` does not count: it has what the others leave.
+    /// Share of each source, in fixed point. The share of the `largest` does not count, since it
+    /// gets what the others leave.
     shares: Vec<u64>,
     largest: usize,
     cycle: u64,
@@ -31,24 +33,26 @@ pub(super) struct Mix {
 }
 
 impl Mix {
-    /// `weights`: above 0, finite, at least one; only their proportions count.
+    /// Creates a mix. `weights` must be above 0, finite and not empty; only their proportions
+    /// count.
     pub(super) fn new(weights: &[f64], seed: u64) -> Self {
         let sum: f64 = weights.iter().sum();
         let one = (1_u64 << FRACTION_BITS) as f64;
         let shares = weights.iter().map(|weight| (weight / sum * one).round() as u64).collect();
         let largest =
             (0..weights.len()).max_by(|a, b| weights[*a].total_cmp(&weights[*b])).unwrap_or(0);
-        // The largest of S sources has at least cycle / S places, which must not be fewer than the roundings of the others.
+        // The largest of S sources has at least cycle / S places, which must not be fewer than the
+        // rounding errors of the others.
         let cycle = CYCLE.max((weights.len() as u64).pow(2));
         Self { shares, largest, cycle, seed }
     }
 
-    /// Samples of a cycle.
+    /// Returns the number of samples per cycle.
     pub(super) fn cycle_len(&self) -> u64 {
         self.cycle
     }
 
-    /// Samples of each source before a cycle.
+    /// Returns the number of samples of each source before a cycle.
     fn before(&self, cycle: u64) -> Vec<u64> {
         let places = u128::from(cycle) * u128::from(self.cycle);
         let mut before: Vec<u64> = self
@@ -61,7 +65,7 @@ impl Mix {
         before
     }
 
-    /// The samples of a cycle, in their order.
+    /// Returns the samples of a cycle, in order.
     pub(super) fn cycle(&self, cycle: u64) -> Vec<Drawn> {
         let (mut next, after) = (self.before(cycle), self.before(cycle + 1));
         let mut places: Vec<usize> = Vec::with_capacity(self.cycle as usize);
@@ -88,7 +92,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_stretch_has_every_source_in_proportion_and_every_sample_of_a_source_once(weights in prop::collection::vec(0.001_f64..100.0, 1..40), seed: u64, first in 0_u64..1_000_000) {
+        fn every_stretch_has_every_source_in_proportion_and_every_sample_of_a_source_once(
+            weights in prop::collection::vec(0.001_f64..100.0, 1..40), seed: u64,
+            first in 0_u64..1_000_000) {
             let mix = Mix::new(&weights, seed);
             let sum: f64 = weights.iter().sum();
             let mut next: Vec<Option<u64>> = vec![None; weights.len()];
@@ -96,11 +102,13 @@ mod tests {
                 let drawn = mix.cycle(cycle);
                 prop_assert_eq!(drawn.len() as u64, mix.cycle_len());
                 for (source, weight) in weights.iter().enumerate() {
-                    let count = drawn.iter().filter(|sample| sample.source == source).count() as f64;
-                    // The largest one makes up for the roundings of all others.
+                    let count = drawn.iter().filter(|sample| sample.source == source)
+                        .count() as f64;
+                    // The largest source makes up for the rounding errors of all others.
                     let rounding = if source == mix.largest { weights.len() as f64 } else { 1.0 };
                     let expected = weight / sum * mix.cycle_len() as f64;
-                    prop_assert!((count - expected).abs() <= rounding + 1e-3, "{count} instead of {expected}");
+                    prop_assert!((count - expected).abs() <= rounding + 1e-3, "{count} instead of \
+                        {expected}");
                 }
                 for sample in drawn {
                     if let Some(next) = next[sample.source] {
@@ -109,7 +117,7 @@ mod tests {
                     next[sample.source] = Some(sample.number + 1);
                 }
             }
-            // From the beginning: in proportion within one, however long the run.
+            // From the start: in proportion within one sample, however long the run.
             for ((before, weight), source) in mix.before(first).iter().zip(&weights).zip(0..) {
                 let rounding = if source == mix.largest { weights.len() as f64 } else { 1.0 };
                 let samples = (first * mix.cycle_len()) as f64;

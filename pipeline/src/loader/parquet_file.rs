@@ -1,4 +1,5 @@
-//! One Parquet file of a dataset: its footer, and some of its rows. Pages without a wanted row are not read.
+//! One Parquet file of a dataset: its footer and some of its rows. Pages without a requested row
+//! are not read.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -26,14 +27,14 @@ pub(super) struct ParquetFile {
     footer: ArrowReaderMetadata,
 }
 
-/// Wanted rows of a row group, counted within it.
+/// Requested rows of a row group, counted within it.
 struct OfGroup {
     group: usize,
     rows: Vec<Range<usize>>,
 }
 
 impl ParquetFile {
-    /// `known_bytes`: the length that it must have, if that is known.
+    /// Opens a file. `known_bytes` is its expected length, if known.
     pub(super) fn open(
         storage: &Storage,
         path: PathBuf,
@@ -44,8 +45,9 @@ impl ParquetFile {
         };
         let found = file.size(&path)?;
         if let Some(known) = known_bytes.filter(|known| *known != found) {
-            let message =
-                format!("it has {found} bytes, dataset.json says {known}: a copy cut short?");
+            let message = format!(
+                "it has {found} bytes, but dataset.json says {known}: is it an incomplete copy?"
+            );
             return Err(LoaderError::Unreadable { path, message });
         }
         let reader = file.reader(&path, &[])?;
@@ -61,12 +63,12 @@ impl ParquetFile {
         LoaderError::Unreadable { path: self.path.clone(), message: message.to_string() }
     }
 
-    /// Whether it lies elsewhere, so that what it holds is to be checked.
+    /// Returns whether the file is remote, so that its content must be checked.
     pub(super) fn is_remote(&self) -> bool {
         self.file.is_remote()
     }
 
-    /// First row of each row group, and behind the last one the number of rows.
+    /// Returns the first row of each row group, followed by the number of rows.
     pub(super) fn row_group_starts(&self) -> Vec<u64> {
         let mut starts = vec![0];
         for group in self.footer.metadata().row_groups() {
@@ -75,8 +77,8 @@ impl ParquetFile {
         starts
     }
 
-    /// Hands out the wanted rows of the file, which rise, a batch at a time. Columns that the file lacks are left out. `false` when
-    /// it was told to stop.
+    /// Reads the rows in `wanted`, which are in ascending order, and calls `each` with batches of
+    /// them. Columns that the file lacks are left out. Returns `false` if it was stopped.
     pub(super) fn read(
         &self,
         wanted: &[u64],
@@ -93,7 +95,7 @@ impl ParquetFile {
             .with_projection(mask)
             .with_row_selection(self.row_selection(&groups))
             .with_row_groups(groups.into_iter().map(|of_group| of_group.group).collect())
-            // Not masks: they decode the images between the selected ones, too.
+            // Not masks: they also decode the images between the selected ones.
             .with_row_selection_policy(RowSelectionPolicy::Selectors)
             .with_batch_size(batch_rows)
             .build()
@@ -114,13 +116,14 @@ impl ParquetFile {
         }
     }
 
-    /// Brings the pages of wanted rows near, where they lie elsewhere.
+    /// Fetches the pages of the rows in `wanted` into the cache, if the file is remote.
     pub(super) fn warm(&self, wanted: &[u64], columns: &[&str]) -> Result<(), LoaderError> {
         let mask = ProjectionMask::columns(self.footer.parquet_schema(), columns.iter().copied());
         Ok(self.file.warm(&self.ranges_if_remote(&self.groups(wanted)?, &mask))?)
     }
 
-    /// The row groups that hold wanted rows, which rise, and these rows within each.
+    /// Returns the row groups that hold rows in `wanted`, which are in ascending order, and these
+    /// rows within each.
     fn groups(&self, wanted: &[u64]) -> Result<Vec<OfGroup>, LoaderError> {
         let mut groups = Vec::new();
         let mut start = 0;
@@ -143,7 +146,7 @@ impl ParquetFile {
             Ok(groups)
         } else {
             Err(self.unreadable(&format!(
-                "it has {start} rows, which are fewer than its other half has"
+                "it has {start} rows, fewer than the other file of its shard"
             )))
         }
     }
@@ -152,7 +155,7 @@ impl ParquetFile {
         self.footer.metadata().row_group(group).num_rows().max(0) as usize
     }
 
-    /// The wanted rows within all rows of these row groups.
+    /// Returns the requested rows relative to all rows of these row groups.
     fn row_selection(&self, groups: &[OfGroup]) -> RowSelection {
         let mut before = 0;
         let mut ranges: Vec<Range<usize>> = Vec::new();
@@ -163,7 +166,8 @@ impl ParquetFile {
         RowSelection::from_consecutive_ranges(ranges.into_iter(), before)
     }
 
-    /// Where the pages lie that hold wanted rows. A file here is read by its own pages, so it is not asked for.
+    /// Returns the ranges of the pages that hold requested rows. Empty for a local file, which is
+    /// read page by page anyway.
     fn ranges_if_remote(&self, groups: &[OfGroup], mask: &ProjectionMask) -> Vec<Range<u64>> {
         let mut ranges = Vec::new();
         if !self.is_remote() {
@@ -184,7 +188,7 @@ impl ParquetFile {
                     .and_then(|index_of| index_of.get(of_group.group)?.get(index));
                 match of_column.map(OffsetIndexMetaData::page_locations) {
                     Some(pages) if !pages.is_empty() => {
-                        // A dictionary stands before the first page.
+                        // A dictionary precedes the first page.
                         let first = pages[0].offset.max(0) as u64;
                         ranges.extend((start < first).then_some(start..first));
                         ranges.extend(selection.scan_ranges(pages));
@@ -225,7 +229,7 @@ impl ParquetFile {
         Err(self.changed(selection, selected, "is not the pair that was selected"))
     }
 
-    /// What is wrong with a row of the selection.
+    /// Describes what is wrong with a row of the selection.
     pub(super) fn changed(
         &self,
         selection: &Selection,
@@ -245,7 +249,7 @@ impl ParquetFile {
     }
 }
 
-/// What went wrong with reading: with the way here, or with the file itself.
+/// Returns the error of a failed read: either of the network or of the file itself.
 fn failed(
     file: &StoredFile,
     reader: &Reader,

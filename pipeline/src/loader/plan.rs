@@ -1,8 +1,10 @@
-//! Which rows are read when, where batches begin and end, and which part of each is whose: pure functions of numbers, no I/O.
+//! Plans which rows are read when, where batches start and end, and which part belongs to which
+//! rank: pure functions of numbers.
 //!
-//! The stream of a run is one, whatever the number of ranks: samples 0, 1, 2, …, cut into epochs and global batches. Of each
-//! global batch of B, rank r of w has the samples r·B/w … (r+1)·B/w − 1: a slice, so that the ranks' batches put one behind
-//! the other are the global batch in its order. A rank counts its own samples; [`Share`] translates.
+//! There is one stream per run, whatever the number of ranks: samples 0, 1, 2, …, cut into epochs
+//! and global batches. Of each global batch of B, rank r of w has the samples r·B/w … (r+1)·B/w −
+//! 1. So the batches of all ranks, concatenated, are the global batch in its order. A rank counts
+//! its own samples; [`Share`] translates.
 
 use std::ops::Range;
 
@@ -18,14 +20,15 @@ pub(super) struct Pick {
     pub(super) source: u32,
     /// Row of the selection.
     pub(super) row: u64,
-    /// Its place in the stream of all ranks: what its augmentation and its choice of caption depend on.
+    /// Its place in the stream of all ranks, which decides its augmentation and its choice of
+    /// caption.
     pub(super) sample: u64,
 }
 
 /// A part of a rank's stream whose rows are read together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
-    /// Place in the rank's own stream of the first row.
+    /// Place of the first row in the rank's own stream.
     pub(super) first: u64,
     /// In the order of the stream.
     pub(super) rows: Vec<Pick>,
@@ -33,12 +36,12 @@ pub(super) struct Stretch {
 
 pub(super) type Plan = Box<dyn Iterator<Item = Stretch> + Send>;
 
-/// How a stream is cut: into epochs, and within an epoch into batches.
+/// The division of a stream into epochs, and of an epoch into batches.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cut {
-    /// Samples in a batch.
+    /// Samples per batch.
     pub(super) batch: u64,
-    /// Samples in an epoch.
+    /// Samples per epoch.
     pub(super) epoch: u64,
 }
 
@@ -47,18 +50,18 @@ impl Cut {
         index / self.epoch
     }
 
-    /// The first sample of the batch that holds a sample.
+    /// Returns the first sample of the batch that holds a sample.
     pub(super) fn batch_start(self, index: u64) -> u64 {
         index - index % self.epoch % self.batch
     }
 
-    /// The end of the batch that holds a sample.
+    /// Returns the end of the batch that holds a sample.
     pub(super) fn batch_end(self, index: u64) -> u64 {
         let position = index % self.epoch;
         index - position + ((position / self.batch + 1) * self.batch).min(self.epoch)
     }
 
-    /// Batches before a place at the end of an epoch.
+    /// Returns the number of batches before a place at the end of an epoch.
     pub(super) fn batches_until(self, end: u64) -> u64 {
         end / self.epoch * self.epoch.div_ceil(self.batch)
     }
@@ -67,29 +70,30 @@ impl Cut {
 /// A rank's part of the stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
-    /// Of the stream of all ranks.
+    /// The cut of the stream of all ranks.
     pub(super) global: Cut,
     rank: u64,
     ranks: u64,
 }
 
 impl Share {
-    /// All of the stream.
+    /// Returns the share of a single process: the whole stream.
     pub(super) fn whole(global: Cut) -> Self {
         Self { global, rank: 0, ranks: 1 }
     }
 
-    /// What rank `rank` of `ranks` has. The batch must be divisible by the ranks, and an epoch consist of whole batches.
+    /// Returns the share of rank `rank` of `ranks`. The batch must be divisible by the ranks, and
+    /// an epoch must consist of whole batches.
     pub(super) fn of_rank(global: Cut, rank: u64, ranks: u64) -> Self {
         Self { global, rank, ranks }
     }
 
-    /// The cut of the rank's own stream.
+    /// Returns the cut of the rank's own stream.
     pub(super) fn local(self) -> Cut {
         Cut { batch: self.global.batch / self.ranks, epoch: self.global.epoch / self.ranks }
     }
 
-    /// The place in the stream of all ranks of the rank's n-th sample.
+    /// Returns the place of the rank's n-th sample in the stream of all ranks.
     pub(super) fn global_of(self, local: u64) -> u64 {
         if self.ranks == 1 {
             return local;
@@ -98,7 +102,7 @@ impl Share {
         local / batch * self.global.batch + self.rank * batch + local % batch
     }
 
-    /// How many samples the rank has before a place in the stream of all ranks.
+    /// Returns how many samples the rank has before a place in the stream of all ranks.
     pub(super) fn local_before(self, global: u64) -> u64 {
         if self.ranks == 1 {
             return global;
@@ -109,7 +113,8 @@ impl Share {
     }
 }
 
-/// Rows of the selection in each of its row groups. Checks that the rows are ordered by place, each once.
+/// Returns the rows of the selection in each of its row groups. Checks that the rows are ordered by
+/// place, each once.
 pub(super) fn blocks(selection: &Selection) -> Result<Vec<Range<u64>>, LoaderError> {
     let place =
         |row: usize| (selection.shards[row], selection.row_groups[row], selection.rows[row]);
@@ -129,7 +134,8 @@ pub(super) fn blocks(selection: &Selection) -> Result<Vec<Range<u64>>, LoaderErr
     Ok(blocks)
 }
 
-/// The order of one source with the epoch and the window where it stands, so that walking costs each of them once.
+/// The order of one source with its current epoch and window, so that walking computes each of them
+/// once.
 struct Walk {
     order: Order,
     epoch: Option<(u64, Epoch)>,
@@ -141,7 +147,7 @@ impl Walk {
         Self { order, epoch: None, window: None }
     }
 
-    /// The row at a position of an epoch, and whether a window begins there that was not the one before.
+    /// Returns the row at a position of an epoch, and whether a new window starts there.
     fn row(&mut self, epoch: u64, position: u64) -> Option<(u64, bool)> {
         if self.epoch.as_ref().is_none_or(|(number, _)| *number != epoch) {
             self.epoch = Some((epoch, self.order.epoch(epoch)));
@@ -160,18 +166,19 @@ impl Walk {
     }
 }
 
-/// Which row the n-th sample of the stream is.
+/// The order of the samples in the stream.
 pub(super) enum Stream {
-    /// One source: each epoch begins anew, without the rows that fill no batch.
+    /// One source. Each epoch starts anew, without the rows that fill no batch.
     One(Order),
-    /// Several: each goes on through its own epochs, whatever the run's epochs are.
+    /// Several sources. Each goes through its own epochs, independent of the run's epochs.
     Mixed(Vec<Order>, Mix),
 }
 
 /// Rows of a stretch of a mix, whose windows end at different places.
 const MIXED_STRETCH: usize = 8192;
 
-/// A rank's rows from its n-th sample on until `end`, both counted in its own stream. A stretch ends where a window does.
+/// Plans a rank's samples from `start` to `end`, both counted in its own stream. A stretch ends
+/// where a window ends.
 pub(super) fn train_plan(stream: Stream, share: Share, start: u64, end: u64) -> Plan {
     let mut next = start;
     match stream {
@@ -221,7 +228,7 @@ pub(super) fn train_plan(stream: Stream, share: Share, start: u64, end: u64) -> 
     }
 }
 
-/// Every row group once, in the selection's order.
+/// Plans every row group once, in the selection's order.
 pub(super) fn eval_plan(blocks: Vec<Range<u64>>) -> Plan {
     let rows = |block: Range<u64>| block.map(|row| Pick { source: 0, row, sample: row }).collect();
     Box::new(blocks.into_iter().map(move |block| Stretch { first: block.start, rows: rows(block) }))

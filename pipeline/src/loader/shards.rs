@@ -1,6 +1,8 @@
-//! Reads pairs out of the datasets' Parquet files: first what `meta` says of them (captions, origin, bytes), then, as many at a
-//! time as there is room for, their images from `blob`. Every row is checked against the selection by its uid, in both files; what
-//! comes from elsewhere is compared with its hashes, too.
+//! Reads pairs from the Parquet files of datasets.
+//!
+//! First it reads the captions, origins and sizes in `meta`. Then it reads images from `blob`, as
+//! many at a time as there is room for. Every row is checked against the selection by its uid, in
+//! both files. Remote data is also compared with its hashes.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,38 +22,41 @@ use super::{DataSource, LoaderError};
 use crate::Selection;
 use crate::storage::Storage;
 
-/// Images that are taken out of Parquet at once, and their bytes where these are few: what a read holds beside the pairs.
+/// Images that are decoded from Parquet at once, limited by number and by bytes. They come on top
+/// of the pairs in memory.
 const IMAGES_A_BATCH: u64 = 32;
 const BYTES_A_BATCH: u64 = 256 << 10;
-/// The same for rows of `meta`, which are narrow.
+/// Rows of `meta` that are read at once. They are narrow.
 const ROWS_A_BATCH: usize = 1024;
-/// Shards of a dataset whose footers are kept: a window spans few, and a footer with its page index has about a megabyte.
+/// Shards of a dataset whose footers are kept. A window spans few, and a footer with its page index
+/// takes about a megabyte.
 const OPEN_SHARDS: usize = 64;
 
 const IMAGE_COLUMNS: [&str; 2] = [column::UID, column::IMAGE];
 
-/// A pair as it is in the dataset.
+/// A pair of the dataset.
 pub(super) struct Pair {
     pub(super) pick: Pick,
     pub(super) uid: Uid,
-    /// Length of `image`, as `meta` has it.
+    /// Length of `image` according to `meta`.
     pub(super) bytes: u64,
-    /// The file's bytes; nothing before [`Shards::load`]. A pair that comes several times in a read has them once.
+    /// The bytes of the image file; empty before [`Shards::load`]. A pair that comes several times
+    /// in a read shares them.
     pub(super) image: Buffer,
     pub(super) caption: String,
     pub(super) source: Arc<str>,
     pub(super) key: String,
     /// Shard, row group, row in the row group.
     pub(super) place: (u32, u32, u32),
-    /// What the image must have, where it comes from elsewhere.
+    /// The expected hash of the image, if it is remote.
     sha256: Option<ContentHash>,
 }
 
-/// The files of all datasets of a run, opened as they are needed.
+/// The files of all datasets of a run, opened on demand.
 #[derive(Clone)]
 pub(super) struct Shards {
     sources: Vec<Source>,
-    /// Whether images are wanted at all.
+    /// Whether images are read.
     read_images: bool,
 }
 
@@ -60,7 +65,7 @@ pub(super) struct Shards {
 struct Source {
     dataset: PathBuf,
     storage: Storage,
-    /// Length of each blob file by its manifest.
+    /// Length of each blob file according to the manifest.
     blob_bytes: HashMap<u32, u64>,
     selection: Arc<Selection>,
     captions: Arc<Captions>,
@@ -70,23 +75,24 @@ struct Source {
 struct Shard {
     blob: ParquetFile,
     meta: ParquetFile,
-    /// First row in the file of each row group of the blob, and behind the last one the number of rows.
+    /// First row of each row group of the blob in the file, followed by the number of rows.
     starts: Vec<u64>,
 }
 
-/// The rows that are wanted of a shard, each once, rising.
+/// The requested rows of a shard, each once, in ascending order.
 struct ShardRows {
     selection: Arc<Selection>,
     captions: Arc<Captions>,
     in_file: Vec<u64>,
-    /// Which row of the selection each of them is, and which of `places` it is for.
+    /// For each row: its row in the selection, and its range in `places`.
     rows: Vec<(usize, Range<usize>)>,
-    /// Which of the pairs.
+    /// Indices of the pairs that a row belongs to.
     places: Vec<usize>,
 }
 
 impl Shards {
-    /// Reads the datasets' manifests. `seed` chooses captions; `stop` ends whatever waits for the network.
+    /// Reads the datasets' manifests. `seed` chooses captions; `stop` ends all waiting for the
+    /// network.
     pub(super) fn open(
         sources: Vec<DataSource>,
         seed: u64,
@@ -98,7 +104,8 @@ impl Shards {
         Ok(Self { sources: sources.into_iter().map(open).collect::<Result<_, _>>()?, read_images })
     }
 
-    /// What `meta` says of some rows, in their order, still without images. `None` when it was told to stop.
+    /// Reads the data of some rows in `meta`, in their order, without images. Returns `None` if it
+    /// was stopped.
     pub(super) fn describe(
         &mut self,
         picks: &[Pick],
@@ -107,7 +114,7 @@ impl Shards {
         let mut pairs: Vec<Pair> = picks.iter().map(|pick| self.pair(pick)).collect();
         let read_images = self.read_images;
         let whole = self.each_shard(&mut pairs, |shard, wanted, pairs| {
-            // In large requests here, and not in one for each image when it is needed.
+            // Fetches here in large requests, instead of one request per image later.
             if read_images {
                 shard.blob.warm(&wanted.in_file, &IMAGE_COLUMNS)?;
             }
@@ -116,12 +123,13 @@ impl Shards {
         Ok(whole.then_some(pairs))
     }
 
-    /// Whether any dataset lies elsewhere.
+    /// Returns whether any dataset is remote.
     pub(super) fn are_remote(&self) -> bool {
         self.sources.iter().any(|source| source.storage.is_remote())
     }
 
-    /// Brings near what [`Shards::describe`] and [`Shards::load`] are going to read of some rows, where it lies elsewhere.
+    /// Fetches the data that [`Shards::describe`] and [`Shards::load`] will read of some rows, if
+    /// it is remote.
     pub(super) fn warm(&mut self, picks: &[Pick], stop: &AtomicBool) -> Result<(), LoaderError> {
         let mut pairs: Vec<Pair> = picks.iter().map(|pick| self.pair(pick)).collect();
         let read_images = self.read_images;
@@ -135,7 +143,7 @@ impl Shards {
         Ok(())
     }
 
-    /// A pair of which nothing is read yet.
+    /// Creates a pair of which nothing has been read.
     fn pair(&self, pick: &Pick) -> Pair {
         let (selection, row) = (&self.sources[pick.source as usize].selection, pick.row as usize);
         Pair {
@@ -151,7 +159,7 @@ impl Shards {
         }
     }
 
-    /// Reads the images of pairs, where any are wanted. `false` when it was told to stop.
+    /// Reads the images of pairs, if images are read at all. Returns `false` if it was stopped.
     pub(super) fn load(
         &mut self,
         pairs: &mut [Pair],
@@ -163,7 +171,7 @@ impl Shards {
         self.each_shard(pairs, |shard, wanted, pairs| shard.images(wanted, pairs, stop))
     }
 
-    /// Calls `read` with what is wanted of each shard; ends early with `false` when it does.
+    /// Calls `read` with the requested rows of each shard. Ends early with `false` if `read` does.
     fn each_shard(
         &mut self,
         pairs: &mut [Pair],
@@ -227,7 +235,8 @@ impl Source {
         Ok(shard)
     }
 
-    /// `of_shard`: picks of one shard with their places among the pairs, ordered by row.
+    /// Collects the requested rows of a shard. `of_shard` holds its picks with their indices among
+    /// the pairs, ordered by row.
     fn wanted(
         &self,
         shard: &Shard,
@@ -252,7 +261,7 @@ impl Source {
 }
 
 impl ShardRows {
-    /// What is read of meta; with `hashes`, that of the image, too.
+    /// Returns the columns of meta to read; with `hashes`, also that of the image.
     fn meta_columns(&self, hashes: bool) -> Vec<&str> {
         let mut columns =
             vec![column::UID, column::CAPTION, column::BYTES, column::SOURCE, column::KEY];
@@ -261,7 +270,7 @@ impl ShardRows {
         columns
     }
 
-    /// Each row of the selection with its places among the pairs.
+    /// Returns each row of the selection with the indices of its pairs.
     fn iter(&self) -> impl Iterator<Item = (usize, &[usize])> {
         self.rows.iter().map(|(selected, places)| (*selected, &self.places[places.clone()]))
     }
@@ -290,26 +299,34 @@ impl Shard {
         let batch_rows = (BYTES_A_BATCH / largest).clamp(1, IMAGES_A_BATCH) as usize;
         self.blob.read(&wanted.in_file, &IMAGE_COLUMNS, batch_rows, stop, |batch| {
             let uids = self.blob.uids(batch)?;
-            let images: &LargeBinaryArray = self.blob.column(batch, column::IMAGE, &DataType::LargeBinary)?.as_binary();
+            let images: &LargeBinaryArray =
+                self.blob.column(batch, column::IMAGE, &DataType::LargeBinary)?.as_binary();
             for (index, (selected, places)) in (0..batch.num_rows()).zip(&mut rest) {
                 self.blob.check(&wanted.selection, selected, uids, index)?;
                 let bad = |what| self.blob.changed(&wanted.selection, selected, what);
                 if images.is_null(index) {
                     return Err(bad("has no image"));
                 }
-                // Alone in its memory, an image need not be copied; among others, it would keep theirs, too.
+                // A single image can use its memory without a copy. Among others, it would keep
+                // their memory alive, too.
                 let image = match batch.num_rows() {
-                    1 => images.values().slice_with_length(images.value_offsets()[0] as usize, images.value(0).len()),
+                    1 => images.values().slice_with_length(
+                        images.value_offsets()[0] as usize,
+                        images.value(0).len(),
+                    ),
                     _ => Buffer::from(images.value(index)),
                 };
                 let expected = places.first().and_then(|place| pairs[*place].sha256);
                 if expected.is_some_and(|expected| ContentHash::of(&image) != expected) {
-                    return Err(bad("has another image than its hash says: fetch it once more, and if that does not help, copy the dataset anew"));
+                    return Err(bad(
+                        "has an image that does not match its hash: try once more, and if that \
+                         does not help, copy the dataset again",
+                    ));
                 }
                 for place in places {
                     let pair = &mut pairs[*place];
                     if image.len() as u64 != pair.bytes {
-                        return Err(bad("has not as many bytes as meta says"));
+                        return Err(bad("has another number of bytes than in meta"));
                     }
                     pair.image = image.clone();
                 }
@@ -346,7 +363,7 @@ impl Shard {
             } else {
                 None
             };
-            // A shard that was made before any source had this column lacks it: there it is null.
+            // A shard made before any source had this column lacks it. There, the value is null.
             let in_file = |name: &&str| batch.column_by_name(name).is_some();
             let choices = wanted
                 .captions
@@ -362,7 +379,7 @@ impl Shard {
                     return Err(self.meta.changed(
                         &wanted.selection,
                         selected,
-                        "has another hash or caption than its uid says",
+                        "has a hash or caption that does not match its uid",
                     ));
                 }
                 if sources.value(index) != &*source {

@@ -1,5 +1,7 @@
-//! The loops of the loader's threads. A stage ends when its input ends or its output is gone; it never ends silently in
-//! between: what goes wrong travels down the stream as an error at its place.
+//! The loops of the loader's threads.
+//!
+//! A stage ends when its input ends or its output is closed, and never silently in between. An
+//! error travels down the stream at its place.
 
 use std::collections::HashMap;
 use std::iter::Peekable;
@@ -22,17 +24,18 @@ use crate::random::seed_of;
 use crate::scores::{Measures, Wanted, measure};
 use crate::{Batch, ImageError, RgbImage, Tokenizer};
 
-/// Rows of which captions and sizes are read ahead of their images: they are few bytes each, and Parquet has many in a page.
+/// Rows whose captions and sizes are read ahead of their images. They take few bytes each, and a
+/// Parquet page holds many.
 const ROWS_DESCRIBED: usize = 8192;
-/// Parts into which the budget of encoded bytes is cut: one is handed out while the next one is read.
+/// Parts that share the budget of encoded bytes: one is handed out while the next one is read.
 const PARTS_IN_FLIGHT: u64 = 2;
-/// Samples whose memory waits to be used again.
+/// Sample buffers that are kept for reuse.
 const SPARE_SAMPLES: usize = 16;
 /// Bytes of pixels that a worker keeps for its next image: about 11 megapixels.
 const MEMORY_KEPT: usize = 32 << 20;
 
-/// The part of the stream that is delivered, and how it is cut. Places are those of the rank's own stream; what a batch says of
-/// itself is about the stream of all ranks.
+/// The delivered part of the stream and its cut. Places are those of the rank's own stream. A batch
+/// describes itself by places in the stream of all ranks.
 #[derive(Clone, Copy)]
 pub(super) struct Layout {
     pub(super) cut: Cut,
@@ -49,8 +52,8 @@ impl Layout {
         Self { cut: share.local(), start, end, share, first_sample }
     }
 
-    /// Whether the stream begins within a global batch of which this rank has nothing any more. It then begins with an empty
-    /// batch, so that all ranks have the same number of batches.
+    /// Returns whether the stream starts within a global batch of which this rank has nothing left.
+    /// Then it starts with an empty batch, so that all ranks have an equal number of batches.
     fn begins_empty(&self) -> bool {
         let global = self.share.global;
         let within = self.first_sample != global.batch_start(self.first_sample);
@@ -58,7 +61,7 @@ impl Layout {
     }
 }
 
-/// What the workers do with a pair.
+/// The work on each pair.
 pub(super) struct Work {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) image_size: u32,
@@ -69,7 +72,7 @@ pub(super) struct Work {
     pub(super) spare: Spare,
 }
 
-/// Memory of samples whose pixels are in their batch, for the next ones.
+/// Buffers of samples that were copied into their batch, for reuse.
 pub(super) struct Spare {
     put_back: Sender<Vec<u8>>,
     taken: Receiver<Vec<u8>>,
@@ -88,7 +91,7 @@ impl Spare {
     }
 
     fn put_back(&self, pixels: Vec<u8>) {
-        // What is too much is let go.
+        // Surplus buffers are freed.
         let _ = self.put_back.try_send(pixels);
     }
 }
@@ -110,7 +113,7 @@ pub(super) struct Job {
     pair: Pair,
 }
 
-/// What became of the sample at a place of the stream.
+/// The result for the sample at a place of the stream.
 pub(super) struct Done {
     index: u64,
     outcome: Result<Sample, Stop>,
@@ -124,16 +127,16 @@ pub(super) struct Sample {
     measures: Measures,
 }
 
-/// Why a place of the stream has no sample.
+/// The reason why a place of the stream has no sample.
 pub(super) enum Stop {
-    /// Its image is unusable; the stream goes on.
+    /// The image is unusable; the stream goes on.
     Skipped(Box<LedgerEntry>),
     /// The stream ends here.
     Failed(LoaderError),
 }
 
 impl Work {
-    /// Bytes of a sample in a batch, as [`Batch::bytes`] counts them.
+    /// Returns the bytes of a sample in a batch, as [`Batch::bytes`] counts them.
     pub(super) fn sample_bytes(&self) -> u64 {
         let empty = Batch { uids: vec![Uid([0; 16])], ..Batch::default() };
         3 * u64::from(self.image_size).pow(2)
@@ -147,7 +150,7 @@ impl Work {
         memory: &mut Memory,
         counters: &Counters,
     ) -> Result<(Vec<u8>, Measures), ImageError> {
-        // Only texts are wanted.
+        // Only texts are requested.
         if self.image_size == 0 && !self.wanted.any() {
             return Ok((Vec::new(), Measures::default()));
         }
@@ -165,11 +168,11 @@ impl Work {
                     augment,
                     seed_of(&[*seed, job.pair.pick.sample]),
                 );
-                // OpenCLIP's training crops are bicubic whatever the evaluation does.
+                // OpenCLIP's training crops are always bicubic.
                 let (size, cubic) = (self.image_size, Interpolation::Bicubic);
                 resize(&image, crop, size, size, cubic, self.spare.take(), &mut memory.between)
             }
-            // Only measures are wanted.
+            // Only measures are requested.
             Transform::Eval(_) if self.image_size == 0 => Ok(Vec::new()),
             Transform::Eval(how) => {
                 eval_transform_reusing(&image, self.image_size, *how, &mut memory.between)
@@ -202,7 +205,8 @@ impl Work {
     }
 }
 
-/// What a worker uses again for each image, so that its pages need not be asked for and zeroed each time.
+/// Buffers that a worker reuses for each image. Otherwise the system would have to provide and zero
+/// their pages each time.
 #[derive(Default)]
 struct Memory {
     image: Vec<u8>,
@@ -210,7 +214,8 @@ struct Memory {
 }
 
 impl Memory {
-    /// Takes back the pixels of an image. Those of a huge one are let go: it may be the only one.
+    /// Takes back the pixels of an image. Those of a huge image are freed, since it may be the only
+    /// one.
     fn keep(&mut self, image: RgbImage) {
         if image.pixels.capacity() <= MEMORY_KEPT {
             self.image = image.pixels;
@@ -234,8 +239,8 @@ fn ledger_entry(pair: Pair, error: &ImageError) -> LedgerEntry {
     }
 }
 
-/// Reads one part of the stream after the other, as large as the budget allows; hands one over when the one before it has been
-/// handed out.
+/// Reads the stream part by part, each as large as the budget allows. Hands a part over when the
+/// previous one has been handed out.
 pub(super) fn read(
     mut shards: Shards,
     plan: Plan,
@@ -291,12 +296,12 @@ pub(super) fn read(
     }
 }
 
-/// The files may be damaged in ways that the Parquet reader does not foresee.
+/// Turns a panic of the Parquet reader, which damaged files can cause, into an error.
 fn guarded<T>(read: impl FnOnce() -> Result<T, LoaderError>) -> Result<T, LoaderError> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(LoaderError::Broken { stage: "reading" }))
 }
 
-/// As many pairs as have no more bytes than that, but at least one; and their bytes.
+/// Takes pairs up to `limit` bytes, but at least one. Returns them and their bytes.
 fn next_part(pairs: &mut Peekable<impl Iterator<Item = Pair>>, limit: u64) -> (Vec<Pair>, u64) {
     let (mut part, mut bytes) = (Vec::new(), 0_u64);
     while let Some(pair) =
@@ -308,7 +313,7 @@ fn next_part(pairs: &mut Peekable<impl Iterator<Item = Pair>>, limit: u64) -> (V
     (part, bytes)
 }
 
-/// Hands pairs to the workers; begins a batch only when there is room for it in the queue.
+/// Hands pairs to the workers. Starts a batch only when there is room for it in the queue.
 pub(super) fn dispatch(
     layout: Layout,
     parts: &Receiver<ReadPairs>,
@@ -325,7 +330,7 @@ pub(super) fn dispatch(
         let pairs = match part.pairs {
             Ok(pairs) => pairs,
             Err(error) => {
-                // If the collator is gone, nobody wants to know.
+                // If the collator has ended, nothing receives this.
                 let _ = results.send(Done { index: part.first, outcome: Err(Stop::Failed(error)) });
                 return;
             }
@@ -347,7 +352,7 @@ pub(super) fn dispatch(
     }
 }
 
-/// Decodes, crops, resizes and tokenizes one pair after the other.
+/// Decodes, crops, resizes and tokenizes pairs.
 pub(super) fn work(work: &Work, jobs: &Receiver<Job>, results: &Sender<Done>, counters: &Counters) {
     let mut memory = Memory::default();
     loop {
@@ -369,7 +374,7 @@ pub(super) fn work(work: &Work, jobs: &Receiver<Job>, results: &Sender<Done>, co
     }
 }
 
-/// Puts samples together to batches in the order of the stream, in whatever order they come.
+/// Assembles batches in the order of the stream from samples that come in any order.
 pub(super) fn collate(
     layout: Layout,
     work: &Work,
@@ -377,7 +382,7 @@ pub(super) fn collate(
     batches: &Sender<Result<Batch, LoaderError>>,
     counters: &Counters,
 ) {
-    // Bounded by the batches that may be begun.
+    // Bounded by the batches that may be started.
     let mut early: HashMap<u64, Result<Sample, Stop>> = HashMap::new();
     let mut next = layout.start;
     if layout.begins_empty() {
@@ -423,17 +428,17 @@ pub(super) fn collate(
         counters.batch.busy(begin);
     }
     if next < layout.end {
-        // When the loader is dropped, nobody hears this.
+        // If the loader is dropped, nothing receives this.
         let _ = batches.send(Err(LoaderError::Broken { stage: "dispatching" }));
     }
 }
 
-/// The batch that begins at a place of the stream, still empty.
+/// Creates the empty batch that starts at a place of the stream.
 fn begin_batch(layout: Layout, work: &Work, first: u64) -> Batch {
     let global = layout.share.global;
     let sample = layout.share.global_of(first);
     let begins_within = first == layout.start && !layout.begins_empty();
-    // Behind the end nothing follows, so nothing is set aside.
+    // No batch follows the end, so no memory is reserved.
     let samples =
         if first < layout.end { (layout.cut.batch_end(first) - first) as usize } else { 0 };
     Batch {

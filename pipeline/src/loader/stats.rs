@@ -1,11 +1,11 @@
-//! How busy each stage is, so that a slow run can name its own bottleneck.
+//! Time spent in each stage, so that the bottleneck of a slow run can be named.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::budget::Budget;
 
-/// Time that a stage spent, in nanoseconds, over all of its threads.
+/// Time of a stage in nanoseconds, over all its threads.
 #[derive(Default)]
 pub(super) struct Clock {
     busy: AtomicU64,
@@ -13,64 +13,66 @@ pub(super) struct Clock {
     waiting_for_output: AtomicU64,
 }
 
-/// What the threads count.
+/// The counters of the loader's threads.
 pub(super) struct Counters {
-    /// Set when the loader is dropped: the reader looks at it in the middle of a read.
+    /// Set when the loader is dropped. The reader checks it during a read.
     pub(super) stop: AtomicBool,
     pub(super) read: Clock,
     pub(super) decode: Clock,
     pub(super) resize: Clock,
     pub(super) tokenize: Clock,
     pub(super) batch: Clock,
-    /// How long the dispatcher waited for pairs, for leave to begin a batch, and for a free worker.
+    /// Time that the dispatcher waited for pairs, for permission to start a batch, and for a free
+    /// worker.
     pub(super) for_parts: AtomicU64,
     pub(super) for_queue: AtomicU64,
     pub(super) for_workers: AtomicU64,
-    /// Bytes of images that are read, or being read, and not yet decoded.
+    /// Bytes of images that are read, or being read, and not decoded yet.
     pub(super) encoded: Budget,
-    /// Bytes of samples that are decoded and not yet taken by the caller, and the most that they have been.
+    /// Bytes of decoded samples that the caller has not taken yet, and the highest value so far.
     pub(super) decoded_bytes: AtomicU64,
     decoded_peak: AtomicU64,
     workers: usize,
     capacity: usize,
 }
 
-/// How a stage spent its time since the loader began, summed over its threads.
+/// Time of a stage since the loader started, summed over its threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StageStats {
     pub stage: &'static str,
     pub threads: usize,
     pub busy: Duration,
-    /// The stage before it was too slow. Decode, resize and tokenize share their threads; decode has their waiting.
+    /// The stage before it was too slow. Decode, resize and tokenize share their threads; their
+    /// waiting counts for decode.
     pub waiting_for_input: Duration,
-    /// The stage behind it was too slow.
+    /// The stage after it was too slow.
     pub waiting_for_output: Duration,
 }
 
-/// What a loader is doing.
+/// The state of a loader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoaderStats {
     /// Read, decode, crop and resize, tokenize, collate.
     pub stages: Vec<StageStats>,
     /// Finished batches that wait for the caller.
     pub queued_batches: usize,
-    /// Batches that may be begun and not yet taken.
+    /// Most batches that may be started and not taken yet.
     pub queue_capacity: usize,
-    /// Bytes of images that are read and not yet decoded.
+    /// Bytes of images that are read and not decoded yet.
     pub encoded_bytes: u64,
-    /// Bytes of samples that are decoded and not yet taken by the caller.
+    /// Bytes of decoded samples that the caller has not taken yet.
     pub decoded_bytes: u64,
-    /// The most that `encoded_bytes` and `decoded_bytes` have been.
+    /// The highest values of `encoded_bytes` and `decoded_bytes` so far.
     pub peak_bytes: (u64, u64),
-    /// How long handing out work stood still because the next row groups were not read.
+    /// Time in which no work was handed out because the next row groups were not read.
     pub held_up_by_reading: Duration,
-    /// The same, because all workers were busy.
+    /// Time in which no work was handed out because all workers were busy.
     pub held_up_by_workers: Duration,
-    /// The same, because the queue was full: the caller is the slow one.
+    /// Time in which no work was handed out because the queue was full: the caller is slow.
     pub held_up_by_caller: Duration,
 }
 
-/// Adds the time since `from` to a counter, and gives the time now.
+/// Adds the time since `from` to a counter. Returns the current time.
 pub(super) fn lap(counter: &AtomicU64, from: Instant) -> Instant {
     let now = Instant::now();
     counter.fetch_add((now - from).as_nanos() as u64, Ordering::Relaxed);
@@ -106,7 +108,8 @@ fn duration(nanoseconds: &AtomicU64) -> Duration {
 }
 
 impl Counters {
-    /// `encoded_limit`: bytes of images that may be read and not yet decoded. `capacity`: batches that may be begun and not taken.
+    /// Creates the counters. `encoded_limit` is the most bytes of images that are read and not
+    /// decoded. `capacity` is the most batches that are started and not taken.
     pub(super) fn new(workers: usize, encoded_limit: u64, capacity: usize) -> Self {
         Self {
             stop: AtomicBool::new(false),
@@ -126,13 +129,13 @@ impl Counters {
         }
     }
 
-    /// Ends what waits for anything else than a channel.
+    /// Ends all waiting except on channels.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.encoded.close();
     }
 
-    /// A sample of so many bytes waits to be taken.
+    /// Counts a decoded sample of `bytes` bytes that waits to be taken.
     pub(super) fn decoded(&self, bytes: u64) {
         let now = self.decoded_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.decoded_peak.fetch_max(now, Ordering::Relaxed);
@@ -164,7 +167,7 @@ impl LoaderStats {
         self.stages.iter().find(|stage| stage.stage == name)
     }
 
-    /// Adds what a loader did after this one.
+    /// Adds the statistics of a later loader.
     pub fn add(&mut self, later: &Self) {
         for (stage, more) in self.stages.iter_mut().zip(&later.stages) {
             stage.busy += more.busy;
@@ -178,7 +181,7 @@ impl LoaderStats {
             (self.peak_bytes.0.max(later.peak_bytes.0), self.peak_bytes.1.max(later.peak_bytes.1));
     }
 
-    /// What was done since an earlier look at the same loader.
+    /// Returns the difference to earlier statistics of this loader.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut since = self.clone();
@@ -197,7 +200,7 @@ impl LoaderStats {
         since
     }
 
-    /// Which stage sets the pace, in words, with what would help.
+    /// Describes the stage that limits the speed, and what would help.
     pub fn limiting_stage(&self) -> String {
         let (reading, workers, caller) =
             (self.held_up_by_reading, self.held_up_by_workers, self.held_up_by_caller);
@@ -206,12 +209,14 @@ impl LoaderStats {
         }
         if caller >= reading.max(workers) {
             return format!(
-                "the caller: {} of {} batches wait for it, the loader keeps up",
+                "the caller: {} of {} batches wait for it, so the loader keeps up",
                 self.queued_batches, self.queue_capacity
             );
         }
         if reading >= workers {
-            return "read: the workers wait for row groups; a faster disk, or smaller row groups, would help".into();
+            return "read: the workers wait for row groups. A faster disk or smaller row groups \
+                    would help"
+                .into();
         }
         let [_, decode, resize, tokenize, batch] = &self.stages[..] else {
             return "unknown".into();
@@ -219,7 +224,8 @@ impl LoaderStats {
         let threads = decode.threads;
         if decode.waiting_for_output > decode.busy + resize.busy + tokenize.busy {
             return format!(
-                "collate: {threads} workers wait for their results to be put together; memory is the limit"
+                "collate: {threads} workers wait until their results are collated. Memory is the \
+                 limit"
             );
         }
         let total = (decode.busy + resize.busy + tokenize.busy + batch.busy)
@@ -229,7 +235,8 @@ impl LoaderStats {
             [decode, resize, tokenize].into_iter().max_by_key(|stage| stage.busy).unwrap_or(decode);
         let share = 100.0 * slowest.busy.as_secs_f64() / total;
         format!(
-            "{}: {share:.0}% of the time of {threads} workers; more loader.threads, or smaller images, would help",
+            "{}: {share:.0}% of the time of {threads} workers. More loader.threads or smaller \
+             images would help",
             slowest.stage
         )
     }

@@ -1,5 +1,5 @@
-//! The loader as its callers see it: the same batches whatever the threads and the start, each pair once an epoch, damage
-//! reported and survived, memory bounded, a clean end.
+//! The loader as its callers see it: equal batches for any number of threads and any start, each
+//! pair once per epoch. Damage is reported and survived, memory is bounded, and the end is clean.
 
 use std::collections::HashMap;
 
@@ -64,7 +64,7 @@ fn eval_spec(data: &TestDataset, tokenizer: &Arc<Tokenizer>) -> EvalSpec {
     }
 }
 
-/// Of eight row groups of five.
+/// The order of eight row groups of five.
 fn order(data: &TestDataset) -> Order {
     Order::new(
         &[5; 8],
@@ -78,7 +78,7 @@ fn all(spec: LoaderSpec) -> Vec<Batch> {
     train_loader(spec).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-/// All that a batch holds, to be compared bit by bit.
+/// Returns all data of a batch, for comparison bit by bit.
 fn content(batch: &Batch) -> impl PartialEq + std::fmt::Debug + use<> {
     let Batch {
         first,
@@ -96,7 +96,7 @@ fn content(batch: &Batch) -> impl PartialEq + std::fmt::Debug + use<> {
     ((first, next, epoch, image_size, context_length), (images, tokens, uids, captions, skipped))
 }
 
-/// A selection of some rows of another.
+/// Returns a selection of some rows of another.
 fn subset(selection: &Selection, keep: impl Fn(usize) -> bool) -> Selection {
     let rows: Vec<usize> = (0..selection.len()).filter(|row| keep(*row)).collect();
     let pick = |values: &[u32]| rows.iter().map(|row| values[*row]).collect();
@@ -142,7 +142,7 @@ fn a_start_anywhere_continues_the_uninterrupted_run_bit_for_bit() {
             "from batch {batch}"
         );
     }
-    // Within a batch: the rest of it comes first, with the same pixels.
+    // Within a batch: the rest of it comes first, with equal pixels.
     let rest = all(LoaderSpec { start: SampleIndex(2), ..spec(&data, &tokenizer) });
     assert_eq!((rest[0].first, rest[0].next), (SampleIndex(2), SampleIndex(6)));
     let whole = &reference[0];
@@ -152,8 +152,7 @@ fn a_start_anywhere_continues_the_uninterrupted_run_bit_for_bit() {
 }
 
 #[test]
-fn every_pair_comes_at_most_once_an_epoch_with_its_own_caption_and_only_the_last_incomplete_batch_is_left_out()
- {
+fn every_pair_comes_at_most_once_an_epoch_and_only_the_last_incomplete_batch_is_left_out() {
     let (data, tokenizer) = (dataset(pairs(40), 5, 3), tokenizer());
     let captions: HashMap<Uid, &String> =
         data.selection.uids.iter().copied().zip(data.pairs.iter().map(|pair| &pair.1)).collect();
@@ -223,7 +222,7 @@ fn pixels_of_an_evaluation_are_those_of_the_evaluation_transform_in_the_selectio
 
 #[test]
 fn pixels_of_training_are_those_of_decoding_and_cropping_one_image_at_a_time_in_fresh_memory() {
-    // Of all kinds and sizes, so that what one leaves in memory is under the next one.
+    // All kinds and sizes, so that each image is decoded into the memory of another one.
     let kinds = [
         "sub2.jpg",
         "gray.jpg",
@@ -309,7 +308,7 @@ fn corrupt_images_shrink_their_batch_and_leave_the_order_of_the_others() {
         }
     }
     assert!(skipped >= 2, "{skipped}");
-    // Eight row groups of five: the order of the whole selection, in which the two are passed over.
+    // Eight row groups of five: the order of the whole selection, from which the two are skipped.
     let order = order(&data);
     let mut position = 0;
     for batch in &batches {
@@ -359,7 +358,7 @@ fn a_loader_dropped_at_any_time_ends_its_threads() {
         }
         let counters = Arc::downgrade(&loader.counters);
         drop(loader);
-        // Every thread holds the counters, and a thread that is joined holds nothing.
+        // Every thread holds the counters; a joined thread holds nothing.
         assert_eq!(counters.strong_count(), 0);
     }
 }
@@ -369,8 +368,8 @@ fn what_waits_for_the_caller_is_bounded_by_the_queue() {
     let (data, tokenizer) = (dataset(pairs(64), 8, 2), tokenizer());
     let mut spec = spec(&data, &tokenizer);
     (spec.image_size, spec.batch_size, spec.epochs, spec.config.queue_mib) = (128, 8, 2, 2);
-    // A batch has 8 · (128 · 128 · 3 + 4 · 8 + 64) = 393,984 bytes. A quarter of the 2 MiB is for what is not decoded yet, so
-    // three batches fit in the rest.
+    // A batch has 8 · (128 · 128 · 3 + 4 · 8 + 64) = 393,984 bytes. A quarter of the 2 MiB is for
+    // images that are not decoded yet, so three batches fit in the rest.
     let mut loader = train_loader(spec).unwrap();
     assert_eq!(loader.stats().queue_capacity, 3);
     eventually(Duration::from_mins(2), "three batches in the queue", || {
@@ -390,7 +389,7 @@ fn what_waits_for_the_caller_is_bounded_by_the_queue() {
     assert!(stats.stages.iter().all(|stage| !stage.busy.is_zero()), "{stats:?}");
 }
 
-/// A PNG that cannot be compressed, so of at least 3 · side² bytes.
+/// Creates a PNG that cannot be compressed, so of at least 3 · side² bytes.
 fn noise(seed: u64, side: u32) -> Vec<u8> {
     let mut random = crate::random::Random::new(seed);
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -403,7 +402,8 @@ fn noise(seed: u64, side: u32) -> Vec<u8> {
 
 #[test]
 fn what_is_read_and_not_decoded_is_bounded_whatever_the_window_and_a_larger_image_still_comes() {
-    // A window of four row groups has 1.5 MB; a quarter of 1 MiB may be read and not yet decoded. The last image has 360 kB.
+    // A window of four row groups has 1.5 MB; a quarter of 1 MiB may be read and not decoded yet.
+    // The last image has 360 kB.
     let mut made: Vec<(Vec<u8>, String)> =
         (0..48).map(|number| (noise(number, 102), format!("noise {number}"))).collect();
     made.push((noise(48, 346), "much noise".into()));
@@ -447,7 +447,7 @@ fn selections_that_cannot_be_trained_on_are_refused_in_words() {
         train_loader(LoaderSpec { sources, ..spec(&data, &tokenizer) }).err().unwrap().to_string()
     };
     let message = refusal(&|selection| *selection = subset(selection, |row| row < 5));
-    assert!(message.contains("has 5 rows, a batch wants 6"), "{message}");
+    assert!(message.contains("5 rows") && message.contains('6'), "{message}");
     for weight in [0.0, -1.0, f32::NAN] {
         let message = refusal(&|selection| selection.weights[3] = weight);
         assert!(message.contains("row 3 of the selection has weight"), "{message}");

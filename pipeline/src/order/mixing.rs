@@ -1,12 +1,14 @@
-//! How well the shuffle of blocks and windows mixes, beside a shuffle of everything: how often neighbours come from one row
-//! group, how many row groups a batch has, how far apart in the dataset neighbours lie.
+//! Measures how well the shuffle of blocks and windows mixes, compared with a full shuffle.
+//!
+//! Measured are how often neighbours come from one row group, how many row groups a batch has, and
+//! how far apart neighbours are in the dataset.
 
 use std::collections::HashSet;
 
 use super::tests::rows;
 use super::*;
 
-/// As 25 GB of photographs of 100 KB: 256 row groups of 96 MiB.
+/// Like 25 GB of photographs of 100 KB: 256 row groups of 96 MiB.
 const GROUPS: u64 = 256;
 const ROWS: u64 = 1000;
 const BATCH: usize = 256;
@@ -15,10 +17,10 @@ const BATCH: usize = 256;
 struct Mixing {
     /// Share of neighbours that come from one row group.
     same_group: f64,
-    /// Different row groups in a batch of 256, on average.
+    /// Average number of different row groups in a batch of 256.
     groups_a_batch: f64,
-    /// Largest difference between the distribution of distances of neighbours in the dataset and that of a full shuffle
-    /// (Kolmogorov and Smirnov's distance), in batches of one place of the stream on average: 0 is a full shuffle.
+    /// Largest difference between the distribution of the distances of neighbours and that of a
+    /// full shuffle (Kolmogorov-Smirnov distance). Averaged over batches; 0 is a full shuffle.
     distance_of_batches: f64,
 }
 
@@ -33,7 +35,8 @@ fn measure(order: &[u64]) -> Mixing {
             batch.windows(2).map(|pair| pair[0].abs_diff(pair[1]) as f64 / total).collect();
         gaps.sort_unstable_by(f64::total_cmp);
         let count = gaps.len() as f64;
-        // Of two independent places in [0, 1) the distance is at most x with probability 1 − (1 − x)².
+        // The distance of two independent places in [0, 1) is at most x with probability 1 − (1 −
+        // x)².
         let off = |(at, gap): (usize, &f64)| {
             ((at as f64 + 0.5) / count - (1.0 - (1.0 - gap).powi(2))).abs()
         };
@@ -66,8 +69,8 @@ fn a_window_of_parts_mixes_nearly_as_a_full_shuffle_where_one_of_row_groups_does
     }
     let (whole, parts) = (shuffled(4, 1), shuffled(4, 8));
     println!("window of 4 row groups: {whole:?}\nin 8 parts: {parts:?}");
-    // In a window of 4 whole row groups, a quarter of the neighbours is of one group; among 32 parts, of which now and then two
-    // are of one group, 1/32 and a little more. Full: 1/256.
+    // In a window of 4 whole row groups, a quarter of the neighbours is of one group. Among 32
+    // parts, of which sometimes two are of one group, it is 1/32 and a little more. Full: 1/256.
     assert!((whole.same_group - 0.25).abs() < 0.01, "{whole:?}");
     assert!((1.0 / 32.0..1.0 / 28.0).contains(&parts.same_group), "{parts:?}");
     assert!(whole.groups_a_batch < 8.0 && parts.groups_a_batch > 28.0, "{whole:?} {parts:?}");

@@ -18,7 +18,8 @@ pub(super) fn rows(order: &Order, epoch: u64) -> Vec<u64> {
 
 proptest! {
     #[test]
-    fn every_epoch_is_a_permutation(sizes in prop::collection::vec(0_u32..40, 0..30), seed: u64, epoch in 0_u64..9, window in 1_usize..9, parts in 1_usize..9) {
+    fn every_epoch_is_a_permutation(sizes in prop::collection::vec(0_u32..40, 0..30), seed: u64,
+        epoch in 0_u64..9, window in 1_usize..9, parts in 1_usize..9) {
         let order = order_of(&sizes, seed, window, parts);
         let mut all = rows(&order, epoch);
         prop_assert_eq!(all.len() as u64, order.epoch_len());
@@ -27,10 +28,13 @@ proptest! {
     }
 
     #[test]
-    fn a_position_has_the_row_that_the_walk_meets_there(sizes in prop::collection::vec(0_u32..20, 1..12), seed: u64, epoch in 0_u64..3, window in 1_usize..5, parts in 1_usize..9, heavy: bool) {
+    fn a_position_has_the_row_that_the_walk_meets_there(sizes in prop::collection::vec(0_u32..20,
+        1..12), seed: u64, epoch in 0_u64..3, window in 1_usize..5, parts in 1_usize..9,
+        heavy: bool) {
         let mut order = order_of(&sizes, seed, window, parts);
         if heavy {
-            let weights: Vec<f32> = (0..order.epoch_len()).map(|row| 0.3 * (row % 9) as f32).collect();
+            let weights: Vec<f32> = (0..order.epoch_len()).map(|row| 0.3 * (row % 9) as f32)
+                .collect();
             order = order.with_weights(&weights);
         }
         for (position, row) in rows(&order, epoch).into_iter().enumerate() {
@@ -40,7 +44,8 @@ proptest! {
     }
 
     #[test]
-    fn a_window_holds_whole_blocks(sizes in prop::collection::vec(1_u32..20, 1..12), seed: u64, window in 1_usize..5, parts in 1_usize..9) {
+    fn a_window_holds_whole_blocks(sizes in prop::collection::vec(1_u32..20, 1..12), seed: u64,
+        window in 1_usize..5, parts in 1_usize..9) {
         let order = order_of(&sizes, seed, window, parts);
         let epoch = order.epoch(0);
         let block_of = |row: u64| order.starts.partition_point(|start| *start <= row) - 1;
@@ -50,18 +55,21 @@ proptest! {
             blocks.sort_unstable();
             blocks.dedup();
             prop_assert!(blocks.len() <= window * parts);
-            prop_assert_eq!(rows.len() as u64, blocks.iter().map(|block| order.block_rows(*block as u32).count() as u64).sum::<u64>());
+            prop_assert_eq!(rows.len() as u64, blocks.iter().map(|block| order
+                .block_rows(*block as u32).count() as u64).sum::<u64>());
         }
     }
 
     #[test]
-    fn blocks_are_parts_of_equal_size_that_no_row_group_shares(sizes in prop::collection::vec(1_u32..100, 1..9), parts in 1_usize..9) {
+    fn blocks_are_parts_of_equal_size_that_no_row_group_shares(
+        sizes in prop::collection::vec(1_u32..100, 1..9), parts in 1_usize..9) {
         let order = order_of(&sizes, 0, 1, parts);
         let mut row = 0;
         for size in sizes {
             prop_assert!(order.starts.contains(&row));
             let end = row + u64::from(size);
-            let inside: Vec<u64> = order.starts.iter().copied().filter(|start| (row..=end).contains(start)).collect();
+            let inside: Vec<u64> = order.starts.iter().copied()
+                .filter(|start| (row..=end).contains(start)).collect();
             prop_assert_eq!(inside.len() - 1, parts.min(size as usize));
             let sizes: Vec<u64> = inside.windows(2).map(|two| two[1] - two[0]).collect();
             prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
@@ -71,7 +79,9 @@ proptest! {
     }
 
     #[test]
-    fn weighted_rows_come_as_often_as_their_weight_rounded_down_or_up_and_the_length_is_fixed(weights in prop::collection::vec(prop_oneof![Just(1.0_f32), Just(2.0), 0.01_f32..4.0], 1..80), seed: u64, epoch in 0_u64..20, parts in 1_usize..5) {
+    fn weighted_rows_come_as_often_as_their_weight_rounded_down_or_up_and_the_length_is_fixed(
+        weights in prop::collection::vec(prop_oneof![Just(1.0_f32), Just(2.0), 0.01_f32..4.0],
+        1..80), seed: u64, epoch in 0_u64..20, parts in 1_usize..5) {
         let (groups, rest) = (weights.len() / 10, weights.len() % 10);
         let mut sizes = vec![10; groups];
         sizes.push(rest as u32);
@@ -80,7 +90,8 @@ proptest! {
         // Fixed point rounds each weight by at most 2⁻²⁵.
         let rounding = weights.len() as f64 / f64::from(1_u32 << 25);
         let length = order.epoch_len();
-        prop_assert!((sum - rounding).floor() as u64 <= length && length <= (sum + rounding).floor() as u64);
+        prop_assert!((sum - rounding).floor() as u64 <= length && length <= (sum + rounding)
+            .floor() as u64);
         let all = rows(&order, epoch);
         prop_assert_eq!(all.len() as u64, length);
         let mut missing = 0;

@@ -1,4 +1,4 @@
-//! Pixels against Pillow's, crops against torchvision's rules.
+//! Pixels compared with Pillow's, crops with torchvision's rules.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ fn differences(ours: &[u8], reference: &[u8]) -> [usize; 4] {
     counts
 }
 
-/// DESIGN's contract: at most 2 levels from Pillow, 99.9% within 1.
+/// Asserts the promised accuracy: at most 2 levels from Pillow, 99.9% within 1.
 fn assert_contract(what: &str, counts: [usize; 4]) {
     let all: usize = counts.iter().sum();
     println!("{what}: {counts:?} of {all} samples differ by 0, 1, 2, more");
@@ -27,7 +27,8 @@ fn assert_contract(what: &str, counts: [usize; 4]) {
     assert!(counts[2] * 1000 <= all, "{what}: {counts:?}");
 }
 
-/// Evaluation and crop of files, by the names of the reference's tensors: `eval….FILE` and `crop….FILE`, squares of u8.
+/// Checks evaluation and crop of files, by the names of the reference's tensors: `eval….FILE` and
+/// `crop….FILE`, squares of u8.
 fn check_pixels(reference: &Path, file: impl Fn(&str) -> Vec<u8>) -> usize {
     let (mut eval, mut crop) = ([0; 4], [0; 4]);
     let references = u8_tensors(reference);
@@ -74,7 +75,8 @@ fn photographs_are_within_the_contract_of_pillow_and_openclip() {
     assert_eq!(check_pixels(&data("parity/pixels.safetensors"), |name| photos[name].clone()), 48);
 }
 
-/// `expected` in JSON: imagehash.phash of ImageHash 4.3.2 with Pillow 13.0.0, by file.
+/// Checks hashes against `expected`, JSON by file: imagehash.phash of ImageHash 4.3.2 with Pillow
+/// 13.0.0.
 fn check_hashes(expected: &[u8], file: impl Fn(&str) -> Vec<u8>) {
     let expected: std::collections::BTreeMap<String, String> =
         serde_json::from_slice(expected).unwrap();
@@ -86,7 +88,8 @@ fn check_hashes(expected: &[u8], file: impl Fn(&str) -> Vec<u8>) {
         equal += usize::from(distance == 0);
     }
     println!("{equal} of {} hashes equal, worst distance {worst}", expected.len());
-    // A level of difference in the thumbnail flips a bit whose frequency is at the median: two then trade places.
+    // One level of difference in the thumbnail flips a bit whose frequency is at the median. Two
+    // frequencies then swap places.
     assert!(
         worst <= 2 && equal * 10 >= expected.len() * 9,
         "{equal} of {} equal, worst distance {worst}",
@@ -183,7 +186,8 @@ fn crops_have_the_areas_and_ratios_asked_for() {
     }
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     assert!(areas.iter().all(|area| (0.898..=1.0).contains(area)));
-    // In a square image, ratio r fits only where area · max(r, 1/r) ≤ 1, so both lie nearer to the square: symmetric around it.
+    // In a square image, ratio r fits only if area · max(r, 1/r) ≤ 1. So both ends lie nearer to
+    // the square, symmetrically.
     assert!(mean(&log_ratios).abs() < 0.003, "{}", mean(&log_ratios));
     assert!(mean(&areas) > 0.92 && mean(&areas) < 0.95, "{}", mean(&areas));
     assert!((mean(&lefts) - 0.5).abs() < 0.015, "{}", mean(&lefts));
@@ -191,7 +195,8 @@ fn crops_have_the_areas_and_ratios_asked_for() {
 
 proptest! {
     #[test]
-    fn crops_lie_within_the_image_and_depend_on_the_seed_alone(width in 1_u32..5000, height in 1_u32..5000, seed: u64, low in 0.01_f64..1.0, narrow in 0.05_f64..1.0) {
+    fn crops_lie_within_the_image_and_depend_on_the_seed_alone(width in 1_u32..5000,
+        height in 1_u32..5000, seed: u64, low in 0.01_f64..1.0, narrow in 0.05_f64..1.0) {
         let augment = AugmentConfig { scale: [low, 1.0], ratio: [narrow, 1.0 / narrow] };
         let crop = random_resized_crop_box(width, height, &augment, seed);
         prop_assert!(crop.width >= 1 && crop.height >= 1);
@@ -203,7 +208,8 @@ proptest! {
 #[test]
 fn every_filter_and_fit_is_openclips() {
     const SIZE: u32 = 24;
-    // Made by pipeline/tests/reference/make_sample_values.py, in this order, with the same pictures.
+    // Made by pipeline/tests/reference/make_sample_values.py, in this order, with the same
+    // pictures.
     let reference = include_bytes!("../../tests/data/resized.rgb");
     let picture = |width: u32, height: u32| {
         let channel = |x: u32, y: u32, c: u32| {

@@ -1,8 +1,12 @@
-//! Filters of known data sets as SQL that a user can read, copy and edit. Each is a file; its first lines say what it is after.
+//! Filters of known data sets as SQL that a user can read, copy and edit. Each is a file whose
+//! first lines say where it comes from.
 //!
-//! Lines `-- set KEY = DEFAULT    meaning` declare what can be set; `{KEY}` in the SQL is replaced by it.
+//! Lines `-- set KEY = DEFAULT meaning` declare parameters. Their values replace `{KEY}` in the
+//! SQL.
 
 use std::fmt::Write;
+
+use diptych_schemas::words::did_you_mean;
 
 /// A filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,23 +15,26 @@ pub struct Preset {
     text: &'static str,
 }
 
-/// What can be set in a filter.
+/// A parameter of a filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
     pub key: &'static str,
-    /// None: it must be given.
+    /// `None`: a value is required.
     pub default: Option<&'static str>,
     pub meaning: &'static str,
 }
 
-/// Why a filter cannot be made from what was given.
+/// The reason why a filter cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PresetError {
-    #[error("there is no preset {name}; there are: {known}")]
+    #[error("there is no preset {name}{}. Known presets: {known}", did_you_mean(name, known.split(", ")))]
     Unknown { name: String, known: String },
-    #[error("preset {preset} has nothing called {key} to set; it has: {known}")]
+    #[error(
+        "preset {preset} has no parameter {key}{}. Its parameters: {known}",
+        did_you_mean(key, known.split(", "))
+    )]
     UnknownKey { preset: &'static str, key: String, known: String },
-    #[error("preset {preset} wants {key}: {meaning}. Give it with --set {key}=…")]
+    #[error("preset {preset} needs {key}: {meaning}. Set it with --set {key}=…")]
     Missing { preset: &'static str, key: &'static str, meaning: &'static str },
 }
 
@@ -43,7 +50,7 @@ pub const PRESETS: [Preset; 8] = [
     Preset { name: "laion-high-resolution", text: include_str!("laion-high-resolution.sql") },
 ];
 
-/// The filter of that name.
+/// Returns the filter with this name.
 pub fn preset(name: &str) -> Result<&'static Preset, PresetError> {
     PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| PresetError::Unknown {
         name: name.to_owned(),
@@ -52,7 +59,7 @@ pub fn preset(name: &str) -> Result<&'static Preset, PresetError> {
 }
 
 impl Preset {
-    /// What it is, in one line.
+    /// Returns its description in one line.
     pub fn title(&self) -> &'static str {
         self.text.lines().next().unwrap_or_default().trim_start_matches("-- ")
     }
@@ -70,7 +77,7 @@ impl Preset {
         declared.map(parameter).collect()
     }
 
-    /// The SQL, with what is set in its place. What can be set stays in its comments, with the values that it has.
+    /// Returns the SQL with the parameters filled in. Comments list them with their values.
     pub fn sql(&self, set: &[(String, String)]) -> Result<String, PresetError> {
         let parameters = self.parameters();
         if let Some((key, _)) =
@@ -78,7 +85,7 @@ impl Preset {
         {
             let known =
                 parameters.iter().map(|parameter| parameter.key).collect::<Vec<_>>().join(", ");
-            let known = if known.is_empty() { "nothing".into() } else { known };
+            let known = if known.is_empty() { "none".into() } else { known };
             return Err(PresetError::UnknownKey { preset: self.name, key: key.clone(), known });
         }
         let mut sql = String::new();
@@ -97,7 +104,7 @@ impl Preset {
                     line = line.replace(&format!("{{{key}}}"), value);
                 }
             }
-            // Writing to a text does not fail.
+            // Writing to a String cannot fail.
             let _ = writeln!(sql, "{line}");
         }
         Ok(sql)

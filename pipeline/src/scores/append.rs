@@ -1,7 +1,7 @@
-//! Appends files to a folder of scores or of embeddings. What is there stays as it is.
+//! Appends files to a folder of scores or embeddings. Existing files never change.
 //!
-//! A file has rows of one shard, in its order. It has its final name when it is whole and on the disk, so a process that is
-//! killed loses the rows that it had not written yet, and nothing else.
+//! A file has rows of one shard, in its order. It gets its final name when it is complete and on
+//! the disk. So a killed process loses only the rows that it had not written yet.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -29,14 +29,15 @@ pub(super) struct Appender {
     schema: SchemaRef,
     producer: Producer,
     next: u32,
-    /// This producer's files of each shard, and how many rows they have together.
+    /// This producer's files of each shard, and their total number of rows.
     files: HashMap<u32, (u64, Vec<PathBuf>)>,
-    /// Held as long as this lives: two that append would compute the same twice.
+    /// Held for the lifetime of the value. Two processes would compute everything twice.
     _lock: File,
 }
 
 impl Appender {
-    /// Takes the lock of the folder, removes what a killed process left unfinished, and learns what is there.
+    /// Locks the folder, removes an unfinished file of a killed process, and lists the existing
+    /// files.
     pub(super) fn open(
         folder: &Path,
         schema: SchemaRef,
@@ -82,12 +83,12 @@ impl Appender {
         Ok(appender)
     }
 
-    /// Pairs of a shard that have a row of this producer. Reads footers only.
+    /// Returns the number of pairs of a shard that have a row of this producer. Reads footers only.
     pub(super) fn rows(&self, shard: u32) -> u64 {
         self.files.get(&shard).map_or(0, |(rows, _)| *rows)
     }
 
-    /// The pairs of a shard that have a row of this producer.
+    /// Returns the pairs of a shard that have a row of this producer.
     pub(super) fn uids(&self, shard: u32) -> Result<HashSet<Uid>, ScoreError> {
         let mut found = HashSet::new();
         for path in self.files.get(&shard).iter().flat_map(|(_, paths)| paths) {
@@ -108,7 +109,8 @@ impl Appender {
         Ok(found)
     }
 
-    /// Writes a file of pairs of a shard, in its order: their uids, then the columns after the uid as the schema has them.
+    /// Writes a file of pairs of a shard, in its order: their uids, then the other columns of the
+    /// schema.
     pub(super) fn append(
         &mut self,
         shard: u32,
@@ -126,7 +128,7 @@ impl Appender {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_created_by("diptych".into())
-            // Uids and vectors do not repeat, so a dictionary would be built to be thrown away.
+            // Uids and vectors do not repeat, so a dictionary would be useless.
             .set_column_dictionary_enabled(column::UID.into(), false)
             .set_key_value_metadata(Some(metadata.collect()))
             .build();
@@ -154,7 +156,7 @@ impl Appender {
     }
 }
 
-/// The lock goes with the process, however it ends.
+/// Locks the folder. The lock ends with the process, however it ends.
 fn lock(folder: &Path) -> Result<File, ScoreError> {
     let path = folder.join(LOCK);
     let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);

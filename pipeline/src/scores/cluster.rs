@@ -1,5 +1,7 @@
-//! The score `cluster`: number of the centroid that an image's embedding is nearest to, as DataComp's `get_centroid_ids_gpu`
-//! assigns it (baselines/apply_filter.py): the largest dot product with the centroids as they are; of equal ones the first.
+//! The score `cluster`: the number of the centroid nearest to an image's embedding.
+//!
+//! It is assigned as in DataComp's `get_centroid_ids_gpu` (baselines/apply_filter.py): the largest
+//! dot product with the unnormalised centroids, the first of equal ones.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -20,21 +22,22 @@ use super::{EmbeddingFiles, Producer, ScoreError, embedding_files, open};
 use crate::Selection;
 use crate::npy::Matrix;
 
-/// Which pairs get the number of which centroid.
+/// A request to assign centroids to pairs.
 #[derive(Clone, Copy, Debug)]
 pub struct ClusterRequest<'a> {
     pub dataset: &'a Path,
-    /// None: all pairs of the dataset.
+    /// `None`: all pairs of the dataset.
     pub selection: Option<&'a Selection>,
     /// Name of the score.
     pub name: &'a str,
     /// [K, D].
     pub centroids: &'a Matrix,
-    /// How the producer of the embeddings begins; none: the newest.
+    /// First characters of the producer of the embeddings; `None`: the newest.
     pub embeddings: Option<&'a str>,
 }
 
-/// Assigns what has no row yet, from embeddings that are there. Pairs without one are left for later.
+/// Assigns clusters to pairs without a row yet, from existing embeddings. Pairs without an
+/// embedding are left for later.
 pub fn assign_clusters(
     request: &ClusterRequest,
     progress: &mut dyn FnMut(u64),
@@ -43,7 +46,7 @@ pub fn assign_clusters(
     if embeddings.dimension != request.centroids.columns {
         let (found, expected) = (request.centroids.columns, embeddings.dimension);
         return Err(ScoreError::Centroids(format!(
-            "they have {found} dimensions, the embeddings have {expected}"
+            "they have {found} dimensions, but the embeddings have {expected}"
         )));
     }
     let bytes: Vec<u8> =
@@ -86,18 +89,22 @@ fn chosen(request: &ClusterRequest) -> Result<EmbeddingFiles, ScoreError> {
     let begins = request.embeddings.unwrap_or("");
     let mut fitting = all.into_iter().filter(|of| of.producer.starts_with(begins));
     match (fitting.next_back(), fitting.next()) {
-        (Some(_), Some(_)) if !begins.is_empty() => {
-            Err(ScoreError::Centroids(format!("several producers of embeddings begin with {begins}: {known}")))
-        }
+        (Some(_), Some(_)) if !begins.is_empty() => Err(ScoreError::Centroids(format!(
+            "several producers of embeddings start with {begins}: {known}"
+        ))),
         (Some(newest), _) => Ok(newest),
         (None, _) if known.is_empty() => Err(ScoreError::Centroids(
-            "the dataset has no embeddings that they could be compared with: make some with `diptych score clip`".into(),
+            "the dataset has no embeddings to compare them with: make some with `diptych score \
+             clip`"
+                .into(),
         )),
-        (None, _) => Err(ScoreError::Centroids(format!("no producer of embeddings begins with {begins}; there are: {known}"))),
+        (None, _) => Err(ScoreError::Centroids(format!(
+            "no producer of embeddings starts with {begins}. Known producers: {known}"
+        ))),
     }
 }
 
-/// `places`: where each pair of the shard stands.
+/// Assigns clusters to the rows of a file. `places` holds the index of each pair in the shard.
 fn assign_file(
     path: &Path,
     places: &HashMap<Uid, usize>,
@@ -113,7 +120,7 @@ fn assign_file(
         builder.with_projection(mask).build().map_err(|error| damaged(error.to_string()))?
     {
         let batch = batch.map_err(|error| damaged(error.to_string()))?;
-        let other = || damaged("its columns are not as diptych writes them".into());
+        let other = || damaged("its columns have other types than diptych writes".into());
         let uids = batch
             .column_by_name(column::UID)
             .and_then(|uids| uids.as_fixed_size_binary_opt())
@@ -145,7 +152,7 @@ fn assign_file(
     Ok(())
 }
 
-/// Place and nearest centroid of rows, computed on all cores.
+/// Returns place and nearest centroid of rows, computed on all cores.
 fn nearest_of(
     images: &FixedSizeListArray,
     wanted: &[(usize, usize)],
@@ -176,7 +183,7 @@ fn nearest_of(
     })
 }
 
-/// The centroid with the largest dot product; of equal ones the first.
+/// Returns the centroid with the largest dot product, the first of equal ones.
 fn nearest(vector: &[f32], centroids: &Matrix) -> usize {
     let (mut best, mut largest) = (0, f32::NEG_INFINITY);
     for (number, centroid) in centroids.values.chunks_exact(centroids.columns).enumerate() {
@@ -197,7 +204,7 @@ mod tests {
         let centroids =
             Matrix { columns: 2, values: vec![1.0, 0.0, 0.0, 2.0, 0.0, 2.0, -1.0, 0.0] };
         assert_eq!(nearest(&[0.9, 0.1], &centroids), 0);
-        // As DataComp computes it, longer centroids draw more.
+        // As in DataComp, longer centroids attract more pairs.
         assert_eq!(nearest(&[0.6, 0.4], &centroids), 1);
         assert_eq!(nearest(&[-1.0, 0.0], &centroids), 3);
     }

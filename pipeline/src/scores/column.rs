@@ -1,4 +1,5 @@
-//! A column that is being filled: which pairs of the shard it lacks, and the rows that wait for their file.
+//! A column that is being filled: the pairs of the shard that it lacks, and the rows that wait to
+//! be written.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,8 +29,8 @@ pub(super) enum Value {
 /// The vectors of image and caption, each [D].
 pub(super) type Vectors = [Vec<f16>; 2];
 
-/// Rows wait as the pair's place among those of the shard, with the value, or why there is none. No value and no reason is
-/// that of a language that cannot be told.
+/// A column of values. A waiting row is the pair's index in the shard, with the value or the reason
+/// why there is none. A language that cannot be detected has neither a value nor a reason.
 pub(super) struct Column<T> {
     appender: Appender,
     kind: Kind,
@@ -39,7 +40,7 @@ pub(super) struct Column<T> {
     pub(super) counts: Counts,
 }
 
-/// What became of the pairs.
+/// Numbers of pairs by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) present: u64,
@@ -54,7 +55,7 @@ enum Kind {
 }
 
 impl<T> Column<T> {
-    /// The column of a score, `scores/NAME`.
+    /// Opens the column of a score, `scores/NAME`.
     pub(super) fn score(
         dataset: &Path,
         name: &str,
@@ -69,7 +70,7 @@ impl<T> Column<T> {
         Ok(Self::new(appender, Kind::Score(value), producer))
     }
 
-    /// The columns of a model, `embeddings/PRODUCER`.
+    /// Opens the columns of a model, `embeddings/PRODUCER`.
     pub(super) fn embeddings(
         dataset: &Path,
         dimension: usize,
@@ -95,12 +96,12 @@ impl<T> Column<T> {
         &self.producer
     }
 
-    /// Whether each of a shard's pairs has its row. Reads nothing.
+    /// Returns whether each pair of a shard has its row. Reads nothing.
     pub(super) fn is_full(&self, shard: u32, pairs: u64) -> bool {
         self.appender.rows(shard) >= pairs
     }
 
-    /// Turns to a shard; `wants` says which of its pairs belong into this column at all.
+    /// Starts a shard. `wants` returns whether a pair belongs into this column.
     pub(super) fn begin(
         &mut self,
         shard: u32,
@@ -131,7 +132,7 @@ impl<T> Column<T> {
 }
 
 impl Column<Value> {
-    /// Writes the rows that wait into a file.
+    /// Writes the waiting rows into a file.
     pub(super) fn save(&mut self, shard: u32, pairs: &[Pair]) -> Result<(), ScoreError> {
         self.save_with(shard, pairs, |column, rows| {
             let values = rows.iter().map(|(_, value)| value.as_ref().ok().and_then(Option::as_ref));
@@ -171,7 +172,7 @@ impl Column<Value> {
 }
 
 impl Column<Vectors> {
-    /// Writes the rows that wait into a file.
+    /// Writes the waiting rows into a file.
     pub(super) fn save(&mut self, shard: u32, pairs: &[Pair]) -> Result<(), ScoreError> {
         self.save_with(shard, pairs, |column, rows| {
             let Kind::Embedding { dimension } = column.kind else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! Which score and embedding files a dataset has, and what they say of themselves.
+//! The score and embedding files of a dataset, and their metadata.
 
 use std::fs::{self, File};
 use std::io;
@@ -21,9 +21,9 @@ use super::ScoreError;
 pub struct ScoreFiles {
     pub name: String,
     pub value: ScoreValue,
-    /// What the newest file says; other files may be of older producers.
+    /// Metadata of the newest file; other files may have older producers.
     pub newest: ScoreFileMetadata,
-    /// In the order in which they were written.
+    /// In the order of writing.
     pub files: Vec<PathBuf>,
 }
 
@@ -35,11 +35,11 @@ pub struct EmbeddingFiles {
     pub made_by: String,
     /// D.
     pub dimension: usize,
-    /// In the order in which they were written.
+    /// In the order of writing.
     pub files: Vec<PathBuf>,
 }
 
-/// A file that was opened: its footer is read, its rows are not.
+/// An open file. Its footer has been read, its rows have not.
 pub(crate) struct OpenFile {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
@@ -47,7 +47,7 @@ pub(crate) struct OpenFile {
     pub(crate) says: ScoreFileMetadata,
 }
 
-/// All scores of a dataset, ordered by name. Reads one footer a score.
+/// Returns all scores of a dataset, ordered by name. Reads one footer per score.
 pub fn score_files(dataset: &Path) -> Result<Vec<ScoreFiles>, ScoreError> {
     let mut found = Vec::new();
     for folder in subfolders(&scores_folder(dataset))? {
@@ -59,7 +59,7 @@ pub fn score_files(dataset: &Path) -> Result<Vec<ScoreFiles>, ScoreError> {
         let damaged = |message: String| ScoreError::Damaged { path: last.clone(), message };
         if !is_score_name(&name) {
             return Err(damaged(format!(
-                "{name:?} is no name of a score: those have a-z, 0-9 and _ only"
+                "{name:?} is not a valid name of a score: use a-z, 0-9 and _"
             )));
         }
         let field = newest
@@ -77,7 +77,8 @@ pub fn score_files(dataset: &Path) -> Result<Vec<ScoreFiles>, ScoreError> {
     Ok(found)
 }
 
-/// All embeddings of a dataset, ordered by the time of their newest file, and then by producer: the newest come last.
+/// Returns all embeddings of a dataset. They are ordered by the time of their newest file, then by
+/// producer: the newest come last.
 pub fn embedding_files(dataset: &Path) -> Result<Vec<EmbeddingFiles>, ScoreError> {
     let mut found = Vec::new();
     for folder in subfolders(&embeddings_folder(dataset))? {
@@ -88,7 +89,7 @@ pub fn embedding_files(dataset: &Path) -> Result<Vec<EmbeddingFiles>, ScoreError
         let damaged = |message: String| ScoreError::Damaged { path: last.clone(), message };
         if folder.file_name().is_none_or(|name| name != newest.says.producer.as_str()) {
             return Err(damaged(format!(
-                "it says that it is of producer {}, and lies in another's folder",
+                "it is of producer {}, but in the folder of another",
                 newest.says.producer
             )));
         }
@@ -123,7 +124,8 @@ pub(crate) fn open(path: &Path) -> Result<OpenFile, ScoreError> {
     Ok(OpenFile { path: path.to_owned(), file, footer, says })
 }
 
-/// `FOLDER/NNNNN.parquet`, ordered by number. A file that is not yet whole ends differently.
+/// Returns the files `FOLDER/NNNNN.parquet`, ordered by number. An unfinished file has another
+/// extension.
 pub(super) fn numbered_files(folder: &Path) -> Result<Vec<(u32, PathBuf)>, ScoreError> {
     let mut found = Vec::new();
     for path in entries(folder)? {
@@ -146,7 +148,7 @@ fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, ScoreError> {
     Ok(found)
 }
 
-/// What lies in a folder; nothing where there is no such folder.
+/// Returns the entries of a folder, none if it does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, ScoreError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

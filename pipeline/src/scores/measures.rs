@@ -5,11 +5,12 @@ use diptych_sample::{FilterType, resize_gray};
 use crate::phash::{gray, hash_of_gray};
 use crate::{ImageError, RgbImage};
 
-/// Longer edge, in pixels, of the image that blur is measured on; smaller images stay as they are. It makes images of
-/// different sizes comparable, and is somewhat above what a model sees.
+/// Longer edge, in pixels, of the image on which blur is measured. Smaller images stay unchanged.
+///
+/// It makes images of different sizes comparable, and is somewhat larger than the input of a model.
 pub const BLUR_EDGE: u32 = 512;
 
-/// Which of them are wanted.
+/// The requested measures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     pub phash: bool,
@@ -23,18 +24,18 @@ impl Wanted {
     }
 }
 
-/// Those that were wanted.
+/// The measures of an image. Only the requested ones are set.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Measures {
     /// [`crate::perceptual_hash`].
     pub phash: Option<u64>,
-    /// Variance of the Laplacian: 0 for a flat image, the lower the blurrier.
+    /// Variance of the Laplacian: 0 for a flat image; lower is blurrier.
     pub blur: Option<f64>,
     /// Shannon entropy of the grey histogram, in bits: 0 for a flat image, at most 8.
     pub entropy: Option<f64>,
 }
 
-/// Measures a decoded image. All of them see it in grey, by Pillow's weights (ITU-R 601-2).
+/// Measures a decoded image, converted to grey with Pillow's weights (ITU-R 601-2).
 pub fn measure(image: &RgbImage, wanted: Wanted) -> Result<Measures, ImageError> {
     let mut measures = Measures::default();
     if !wanted.any() {
@@ -53,7 +54,7 @@ pub fn measure(image: &RgbImage, wanted: Wanted) -> Result<Measures, ImageError>
     Ok(measures)
 }
 
-/// −Σ p log2 p over the 256 levels, as Pillow's `Image.entropy` of mode L.
+/// Returns −Σ p log2 p over the 256 levels, like Pillow's `Image.entropy` in mode L.
 fn entropy(gray: &[u8]) -> f64 {
     let mut histogram = [0_u64; 256];
     for &level in gray {
@@ -61,13 +62,15 @@ fn entropy(gray: &[u8]) -> f64 {
     }
     let all = gray.len() as f64;
     let shares = histogram.iter().filter(|count| **count > 0).map(|count| *count as f64 / all);
-    // Of a flat image the sum is -0.
+    // The sum of a flat image is -0.
     shares.map(|share| -share * share.log2()).sum::<f64>().max(0.0)
 }
 
-/// Variance of the Laplacian (Pech-Pacheco and others, "Diatom autofocusing in brightfield microscopy", 2000), as OpenCV's
-/// `cv2.Laplacian(gray, cv2.CV_64F).var()`: kernel [0 1 0; 1 -4 1; 0 1 0], the image mirrored at its border without repeating
-/// the edge. Larger images are first shrunk to [`BLUR_EDGE`] as Pillow's bicubic does it.
+/// Returns the variance of the Laplacian (Pech-Pacheco and others, "Diatom autofocusing in
+/// brightfield microscopy", 2000), like OpenCV's `cv2.Laplacian(gray, cv2.CV_64F).var()`.
+///
+/// The kernel is [0 1 0; 1 -4 1; 0 1 0], and the image is mirrored at its border without repeating
+/// the edge. Larger images are first shrunk to [`BLUR_EDGE`] like with Pillow's bicubic filter.
 fn blur(width: u32, height: u32, gray: &[u8]) -> Result<f64, ImageError> {
     let longer = width.max(height);
     if longer <= BLUR_EDGE {
@@ -81,7 +84,7 @@ fn blur(width: u32, height: u32, gray: &[u8]) -> Result<f64, ImageError> {
 }
 
 fn variance_of_laplacian(width: usize, height: usize, gray: &[u8]) -> f64 {
-    // Before the first comes the second, behind the last the one before it.
+    // The first is preceded by the second, the last is followed by the one before it.
     let neighbours = |at: usize, length: usize| match at {
         _ if length == 1 => (0, 0),
         0 => (1, 1),
@@ -102,7 +105,7 @@ fn variance_of_laplacian(width: usize, height: usize, gray: &[u8]) -> f64 {
         }
     }
     let pixels = gray.len() as f64;
-    // Sums of whole numbers are exact, so nothing is lost in the difference that matters here.
+    // Sums of whole numbers are exact, so the difference loses no precision that matters.
     let mean = sum as f64 / pixels;
     (squares as f64 / pixels - mean * mean).max(0.0)
 }

@@ -1,9 +1,12 @@
-//! Scores of pairs: columns that are computed once, appended to the dataset, and joined to meta by uid.
+//! Scores of pairs: columns that are computed once, added to the dataset, and joined to meta by
+//! uid.
 //!
-//! 1. A value belongs to a pair and a producer: the hash of everything that it depends on. Another model is another producer;
-//!    what is there is never rewritten.
-//! 2. What is missing is what has no row yet: a killed run, a dataset that grew and a second selection are the same case.
-//! 3. An image is decoded once for everything that is wanted of it. One that cannot be decoded gets a row without a value.
+//! 1. A value belongs to a pair and a producer: the hash of everything that it depends on. Another
+//!    model is another producer. Existing values are never rewritten.
+//! 2. A value is missing if it has no row yet. So a killed run, a dataset that grew and a second
+//!    selection need no special treatment.
+//! 3. An image is decoded once for all requested scores. One that cannot be decoded gets a row
+//!    without a value.
 
 mod append;
 mod cluster;
@@ -32,29 +35,33 @@ pub(crate) use walk::{ScoreWalk, files_by_shard};
 
 use crate::LoaderError;
 
-/// What can be wrong with scoring, and with what is stored of it.
+/// An error of scoring or of stored scores.
 #[derive(Debug, thiserror::Error)]
 pub enum ScoreError {
     #[error(
         "{}",
-        unreadable(path, message, &format!("damaged: {message}. Remove the file and score again: only what it held is computed"))
+        unreadable(path, message, &format!("damaged: {message}. Remove the file and score again; \
+            only its values are computed again"))
     )]
     Damaged { path: PathBuf, message: String },
     #[error(
         "{}",
-        unreadable(path, message, &format!("cannot be read as meta: {message}. Copy the file again from where it is whole"))
+        unreadable(path, message, &format!("not a readable meta file: {message}. Copy the file \
+            again from an undamaged dataset"))
     )]
     Meta { path: PathBuf, message: String },
-    #[error("{path} holds another kind of score. Give this one another name with --name")]
+    #[error("{path} holds another kind of score. Choose another name with --name")]
     OtherColumns { path: PathBuf },
     #[error(
-        "{name:?} cannot be the name of a score: it is a column of SQL and a folder. Use a-z, 0-9 and _, a letter first"
+        "{name:?} is not a valid name of a score, which becomes a column of SQL and a folder. Use \
+         a-z, 0-9 and _, starting with a letter"
     )]
     Name { name: String },
-    #[error("{path}: another `diptych score` is writing there. Wait for it, or let it do the work")]
+    #[error("{path}: another `diptych score` is writing there. Wait until it has finished")]
     Locked { path: PathBuf },
     #[error(
-        "the selection has pairs of shard {shard} that the dataset does not have at that place. It was made from another dataset"
+        "the selection has pairs that are not in shard {shard} of the dataset, so it was made from \
+         another dataset. Make it again with `diptych select`"
     )]
     OtherDataset { shard: u32 },
     #[error("the centroids do not fit: {0}")]

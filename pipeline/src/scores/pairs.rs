@@ -1,4 +1,4 @@
-//! The pairs of a shard that are to be scored: where they are, and what meta says of them.
+//! The pairs of a shard that are scored: their places and their data in meta.
 
 use std::fs::File;
 use std::ops::Range;
@@ -20,17 +20,17 @@ pub(super) struct Pair {
     pub(super) row: u32,
     /// Whether ingest filled meta's phash.
     pub(super) has_phash: bool,
-    /// Empty where it was not asked for.
+    /// Empty if captions were not requested.
     pub(super) caption: String,
 }
 
-/// Rows of a selection that lie in a shard. A selection is ordered by place.
+/// Returns the rows of a selection that are in a shard. A selection is ordered by place.
 pub(super) fn rows_in_shard(selection: &Selection, shard: u32) -> Range<usize> {
     selection.shards.partition_point(|of| *of < shard)
         ..selection.shards.partition_point(|of| *of <= shard)
 }
 
-/// The pairs of a shard in its order, only those of the selection where there is one.
+/// Returns the pairs of a shard in its order, or only those of the selection if there is one.
 pub(super) fn pairs_of_shard(
     dataset: &Path,
     entry: &ShardEntry,
@@ -56,7 +56,8 @@ pub(super) fn pairs_of_shard(
         let column = |name: &str| {
             batch.column_by_name(name).ok_or_else(|| bad(format!("it has no column {name}")))
         };
-        let other = |name: &str| bad(format!("the column {name} is not as diptych writes it"));
+        let other =
+            |name: &str| bad(format!("the column {name} has another type than diptych writes"));
         let uids =
             column(column::UID)?.as_fixed_size_binary_opt().ok_or_else(|| other(column::UID))?;
         let number =

@@ -1,11 +1,11 @@
-//! What a score depends on, as a hash and in words.
+//! The producer of a score: everything that its values depend on, as a hash and in words.
 
 use diptych_schemas::ContentHash;
 
 use super::measures::BLUR_EDGE;
 use crate::{EvalResize, Fit};
 
-/// What made a value. Whatever changes values changes the words, and so the hash.
+/// The producer of a value. Whatever changes values must change the words, and so the hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Producer {
     /// sha256 of the words, in hexadecimal.
@@ -20,9 +20,10 @@ impl Producer {
         Self { hash: ContentHash::of(made_by.as_bytes()).to_string(), made_by }
     }
 
-    /// Embeddings and cosine similarity of a model.
+    /// Returns the producer of a model's embeddings and cosine similarity.
     ///
-    /// `weights`: hash over configuration and weights. `tokenizer`: hash of its definition.
+    /// `weights` is a hash over configuration and weights. `tokenizer` is the hash of its
+    /// definition.
     pub fn of_model(
         weights: &ContentHash,
         tokenizer: &ContentHash,
@@ -50,7 +51,8 @@ impl Producer {
 
     pub(super) fn blur() -> Self {
         Self::new(format!(
-            "blur v1: variance of the Laplacian of the grey image, longer edge at most {BLUR_EDGE} px (bicubic)"
+            "blur v1: variance of the Laplacian of the grey image, longer edge at most {BLUR_EDGE} \
+             px (bicubic)"
         ))
     }
 

@@ -1,5 +1,7 @@
-//! Computes what is missing, shard by shard. Captions are read from meta; images go through the evaluation loader, once for
-//! all columns that lack them, with its bounds on memory.
+//! Computes missing scores, shard by shard.
+//!
+//! Captions are read from meta. Images go through the evaluation loader, with its bounds on memory,
+//! once for all columns that lack them.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,13 +17,13 @@ use super::pairs::{Pair, pairs_of_shard, rows_in_shard};
 use super::{Measures, Producer, ScoreError, Wanted, language};
 use crate::{Batch, EvalResize, EvalSpec, LoaderError, Selection, Tokenizer, measured_batches};
 
-/// Rows of a column that wait for their file at most: bounds the memory of embeddings.
+/// Most rows of a column that wait to be written, which bounds the memory of embeddings.
 const WAITING_ROWS: usize = 1 << 14;
 
-/// What can be computed of a pair.
+/// The kinds of scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ScoreKind {
-    /// Cosine of the image's and the caption's embedding; keeps both.
+    /// Cosine of the embeddings of image and caption; stores both.
     Clip,
     /// Language of the caption.
     Language,
@@ -57,7 +59,7 @@ impl ScoreKind {
     }
 }
 
-/// The model that computes [`ScoreKind::Clip`]; the encoder itself is the caller's.
+/// The model that computes [`ScoreKind::Clip`]. The caller provides the encoder itself.
 #[derive(Clone, Debug)]
 pub struct ModelSpec {
     pub producer: Producer,
@@ -70,23 +72,23 @@ pub struct ModelSpec {
     pub context_length: usize,
 }
 
-/// What is to be computed of which pairs.
+/// A request to compute scores of pairs.
 #[derive(Clone)]
 pub struct ScoreRequest<'a> {
     pub dataset: &'a Path,
-    /// None: all pairs of the dataset.
+    /// `None`: all pairs of the dataset.
     pub selection: Option<&'a Selection>,
-    /// Kinds, with the names under which they are kept.
+    /// Kinds with the names of their scores.
     pub kinds: Vec<(ScoreKind, String)>,
     /// For [`ScoreKind::Clip`].
     pub model: Option<ModelSpec>,
     pub tokenizer: Arc<Tokenizer>,
     pub batch_size: usize,
-    /// Decoding threads; 0: one for each core.
+    /// Decoding threads; 0: one per core.
     pub threads: usize,
-    /// What is computed is written at least so often.
+    /// Longest time between two writes.
     pub save_every: Duration,
-    /// When it becomes true, what is computed is written and [`score`] returns.
+    /// When it becomes true, computed values are written and [`score`] returns.
     pub stop: &'a AtomicBool,
 }
 
@@ -96,17 +98,17 @@ impl ScoreRequest<'_> {
     }
 }
 
-/// What became of one column.
+/// The result for one column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScoreReport {
-    /// Name of the score; none for the embeddings.
+    /// Name of the score; `None` for the embeddings.
     pub name: Option<String>,
     pub producer: Producer,
-    /// Pairs that had a value already, or whose value is in meta.
+    /// Pairs that already had a value, or whose value is in meta.
     pub present: u64,
     /// Rows added now.
     pub added: u64,
-    /// Of these, rows without a value, since the image cannot be decoded.
+    /// Added rows without a value, since the image cannot be decoded.
     pub failed: u64,
 }
 
@@ -123,10 +125,12 @@ impl ScoreReport {
     }
 }
 
-/// Turns a batch into the embeddings of its images and of its captions, each f32 [N, D] of unit length.
+/// A function that encodes the images and the captions of a batch, each as f32 [N, D] of unit
+/// length.
 pub type Encode<'a> = dyn FnMut(&Batch) -> Result<(Vec<f32>, Vec<f32>), String> + 'a;
 
-/// Computes what is missing and appends it to the dataset. `progress` is told how many pairs are done with.
+/// Computes missing values and appends them to the dataset. Calls `progress` with the number of
+/// finished pairs.
 pub fn score(
     request: &ScoreRequest,
     encode: &mut Encode,
@@ -225,7 +229,7 @@ impl Columns {
         self.save(entry.shard, &pairs)
     }
 
-    /// Whether a column lacks a value that is computed of the pair's image.
+    /// Returns whether a column lacks a value of the pair's image.
     fn lacks_image(&self, place: usize) -> bool {
         self.scores.iter().any(|(kind, column)| kind.of_image() && column.lacks(place))
             || self.lacks_vectors(place)
@@ -282,7 +286,7 @@ impl Columns {
             }
             for entry in &batch.skipped {
                 tracing::warn!(
-                    "no score of an image of {} {}: {}",
+                    "no score for an image of {} {}: {}",
                     entry.source,
                     entry.key,
                     entry.detail
@@ -316,7 +320,7 @@ impl Columns {
                 Some(Value::Number(number)) if !number.is_finite() => {
                     column.put(
                         place,
-                        Err(format!("the value is {number}, which is no finite number")),
+                        Err(format!("the value is {number}, which is not a finite number")),
                     );
                 }
                 Some(value) => column.put(place, Ok(Some(value))),
@@ -340,7 +344,8 @@ impl Columns {
     }
 
     fn save(&mut self, shard: u32, pairs: &[Pair]) -> Result<(), ScoreError> {
-        // Embeddings first: they are what costs, and a score without them would be computed again to get them.
+        // Embeddings first, because they are expensive. A score without them would be computed
+        // again to get them.
         if let Some(column) = &mut self.embeddings {
             column.save(shard, pairs)?;
         }
@@ -362,8 +367,10 @@ impl Columns {
 fn producer(request: &ScoreRequest, kind: ScoreKind) -> Result<Producer, ScoreError> {
     Ok(match kind {
         ScoreKind::Clip => {
-            let model =
-                request.model.as_ref().ok_or_else(|| ScoreError::Model("none was given".into()))?;
+            let model = request
+                .model
+                .as_ref()
+                .ok_or_else(|| ScoreError::Model("no model was given".into()))?;
             model.producer.clone()
         }
         ScoreKind::Language => super::language::producer(),
@@ -373,7 +380,7 @@ fn producer(request: &ScoreRequest, kind: ScoreKind) -> Result<Producer, ScoreEr
     })
 }
 
-/// Some pairs of a shard as a selection, for the loader.
+/// Creates a selection of some pairs of a shard, for the loader.
 fn selection_of(shard: u32, pairs: &[Pair], places: &[usize]) -> Selection {
     let chosen = || places.iter().map(|place| &pairs[*place]);
     Selection {
@@ -388,7 +395,7 @@ fn selection_of(shard: u32, pairs: &[Pair], places: &[usize]) -> Selection {
     }
 }
 
-/// Of vectors of unit length.
+/// Returns the cosine of vectors of unit length.
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }

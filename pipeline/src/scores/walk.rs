@@ -1,5 +1,7 @@
-//! Joins a score to the rows of a shard by walking both, since both are in the shard's order: no hash table, no sort, memory
-//! for one batch of each file. Each row of meta stays one row, whatever the score's files hold.
+//! Joins a score to the rows of a shard by walking both, since both are in the shard's order.
+//!
+//! It needs no hash table and no sort, and memory for one batch of each file. Each row of meta
+//! stays one row, whatever the score's files hold.
 
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -16,23 +18,23 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use super::files::{OpenFile, ScoreFiles};
 use super::{ScoreError, open};
 
-/// The files of one score that hold pairs of one shard, and of one producer.
+/// The files of one score with pairs of one shard, of one producer.
 pub(crate) struct ScoreWalk {
     cursors: Vec<Cursor>,
     value: ScoreValue,
     shard: u32,
 }
 
-/// Where one file is being read.
+/// The read position in one file.
 struct Cursor {
     path: PathBuf,
     reader: ParquetRecordBatchReader,
-    /// Uids and values that were read; none at the end of the file.
+    /// Uids and values of the current batch; `None` at the end of the file.
     rows: Option<(FixedSizeBinaryArray, ArrayRef)>,
     at: usize,
 }
 
-/// Files of a score's newest producer by shard. Reads all footers.
+/// Returns the files of a score's newest producer by shard. Reads all footers.
 pub(crate) fn files_by_shard(score: &ScoreFiles) -> Result<Vec<(u32, PathBuf)>, ScoreError> {
     let mut found = Vec::new();
     for path in &score.files {
@@ -41,7 +43,7 @@ pub(crate) fn files_by_shard(score: &ScoreFiles) -> Result<Vec<(u32, PathBuf)>, 
             found.push((says.shard, path));
         }
     }
-    // Stable: of one shard they stay in the order in which they were written.
+    // The sort is stable: files of one shard stay in the order of writing.
     found.sort_by_key(|(shard, _)| *shard);
     Ok(found)
 }
@@ -58,8 +60,8 @@ impl ScoreWalk {
         Ok(Self { cursors, value, shard })
     }
 
-    /// The values of the next rows of the shard; null where a row has none. Where two files have a value for a row, the newer
-    /// one counts.
+    /// Returns the values of the next rows of the shard, null for a row without a value. If two
+    /// files have a value for a row, the newer one counts.
     pub(crate) fn next(&mut self, uids: &FixedSizeBinaryArray) -> Result<ArrayRef, ScoreError> {
         let mut values = Values::new(self.value, uids.len());
         for row in 0..uids.len() {
@@ -79,14 +81,14 @@ impl ScoreWalk {
         Ok(values.finish())
     }
 
-    /// To be called after the shard's last row: every row of the files must have met its pair.
+    /// Checks, after the shard's last row, that every row of the files has met its pair.
     pub(crate) fn finish(&self) -> Result<(), ScoreError> {
         match self.cursors.iter().find_map(|cursor| cursor.uid().map(|uid| (cursor, uid))) {
             None => Ok(()),
             Some((cursor, uid)) => Err(ScoreError::Damaged {
                 path: cursor.path.clone(),
                 message: format!(
-                    "its pair {} is not in shard {}, or stands there before its neighbours",
+                    "its pair {} is not in shard {}, or is in another order there",
                     hex::encode(uid),
                     self.shard
                 ),
@@ -103,7 +105,7 @@ impl Cursor {
             footer.schema().field_with_name(column::VALUE).map(|field| field.data_type().clone());
         if found.as_ref().ok() != Some(&value.data_type()) {
             return Err(damaged(format!(
-                "its column value is not {}, as in the newest file of this score",
+                "its column value is not {}, which it is in the newest file of this score",
                 value.data_type()
             )));
         }
@@ -153,7 +155,7 @@ impl Cursor {
     }
 }
 
-/// An array that is being made.
+/// A builder of an array of values.
 enum Values {
     Number(Float64Builder),
     Text(StringBuilder),

@@ -1,4 +1,5 @@
-//! A condition in place of a whole query: `width > 64` means the pairs that fulfil it, and no text at all means all pairs.
+//! Conditions instead of whole queries: `width > 64` means the pairs that fulfil it, and an empty
+//! text means all pairs.
 //!
 //! Errors show the condition as the user wrote it, not the query that it becomes.
 
@@ -10,22 +11,22 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use super::error::SelectError;
 use crate::sql::{SqlError, StatementError};
 
-/// The query that all pairs of a dataset are chosen by.
+/// The query that chooses all pairs of a dataset.
 pub const EVERYTHING: &str = "SELECT uid FROM meta";
 
-/// What stands before a condition in its query: its columns are those of meta and of the scores.
+/// The start of a condition's query. Its columns are those of meta and of the scores.
 const BEFORE: &str = "SELECT uid FROM scored WHERE ";
 
-/// A text that chooses pairs, and the query that it means.
+/// A text that chooses pairs, and its query.
 pub(super) struct Query<'a> {
     text: &'a str,
     pub(super) sql: String,
-    /// Characters of the query before the text.
+    /// Number of characters of the query before the text.
     before: usize,
 }
 
 impl<'a> Query<'a> {
-    /// `text` is a query, a condition, or empty.
+    /// Parses a query, a condition, or an empty text.
     pub(super) fn of(state: &SessionState, text: &'a str) -> Self {
         let (before, sql) = match kind(state, text) {
             Kind::Nothing => ("", EVERYTHING.to_owned()),
@@ -35,7 +36,7 @@ impl<'a> Query<'a> {
         Self { text, sql, before: before.len() }
     }
 
-    /// An error of the query, with its place in the text.
+    /// Moves the place of an error from the query to the text.
     pub(super) fn explain(&self, error: SelectError) -> SelectError {
         if self.before == 0 {
             return error;
@@ -74,7 +75,7 @@ fn kind(state: &SessionState, text: &str) -> Kind {
         Ok(parsed) if parsed.alias.is_none() && !is_query(&parsed.expr) => Kind::Condition,
         Ok(_) => Kind::Query,
         Err(_) if state.sql_to_statement(text, &dialect).is_ok() => Kind::Query,
-        // Neither of both: what is wrong with it is said of what it looks like.
+        // It is neither. The error describes it as the one that it resembles.
         Err(_) => {
             let of_a_query = |token: &Token| {
                 let Token::Word(word) = token else { return false };

@@ -1,7 +1,8 @@
-//! How many rows each condition of a WHERE clause leaves: where a selection loses its pairs.
+//! The number of rows that each condition of a WHERE clause leaves, which shows where a selection
+//! loses its pairs.
 //!
-//! Only for a plain SELECT … FROM … WHERE a AND b AND …; anything else has no funnel. One more pass over the columns that
-//! the conditions name.
+//! Only a plain SELECT … FROM … WHERE a AND b AND … has a funnel. It takes one more pass over the
+//! columns of the conditions.
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
@@ -11,7 +12,7 @@ use datafusion::sql::sqlparser::ast::{self, BinaryOperator, Expr, SelectItem, Se
 
 use crate::sql::{SqlError, plan, query};
 
-/// A condition, and the rows that it and all before it leave.
+/// A condition, and the number of rows that it and all before it leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunnelStep {
     /// SQL; the first step is the FROM clause.
@@ -19,10 +20,11 @@ pub struct FunnelStep {
     pub remaining: u64,
 }
 
-/// The funnel of a query; empty where it has none.
+/// Returns the funnel of a query, or an empty list if it has none.
 ///
 /// # Errors
-/// SQL that cannot be planned. Counts that fail are only a warning: a condition may fail on rows that another keeps from it.
+/// Fails if the SQL cannot be planned. Counts that fail are only logged: a condition may fail on
+/// rows that another one would exclude.
 pub async fn funnel(context: &SessionContext, sql: &str) -> Result<Vec<FunnelStep>, SqlError> {
     let planned = plan(context, sql).await?;
     Ok(count(context, &planned.statement).await)
@@ -30,8 +32,8 @@ pub async fn funnel(context: &SessionContext, sql: &str) -> Result<Vec<FunnelSte
 
 pub(super) async fn count(context: &SessionContext, statement: &Statement) -> Vec<FunnelStep> {
     let Some(filter) = Filter::of(context, statement) else { return Vec::new() };
-    // All at once is cheaper. But a query with rows of its own can only stand in a WHERE clause, and a condition may fail on
-    // rows that another keeps from it.
+    // Counting all at once is cheaper. But a subquery can only be part of a WHERE clause, and a
+    // condition may fail on rows that another one would exclude.
     let mut counts = counted(context, &[filter.counts_at_once()]).await;
     if counts.is_err() {
         counts = counted(context, &filter.counts_one_by_one()).await;
@@ -45,13 +47,13 @@ pub(super) async fn count(context: &SessionContext, statement: &Statement) -> Ve
                 .collect()
         }
         Err(error) => {
-            tracing::warn!(%error, "cannot count what each condition leaves");
+            tracing::warn!(%error, "cannot count the rows that each condition leaves");
             Vec::new()
         }
     }
 }
 
-/// The numbers that queries of one row give.
+/// Returns the numbers in the results of single-row queries.
 async fn counted(context: &SessionContext, queries: &[String]) -> Result<Vec<u64>, SqlError> {
     let mut counts = Vec::new();
     for sql in queries {
@@ -65,18 +67,18 @@ async fn counted(context: &SessionContext, queries: &[String]) -> Result<Vec<u64
 
 /// The parts of a plain query with a WHERE clause, as SQL.
 pub(super) struct Filter {
-    /// `WITH …`, or nothing.
+    /// `WITH …`, or empty.
     pub(super) with: String,
     pub(super) from: String,
-    /// What is selected as uid.
+    /// The expression that is selected as uid.
     pub(super) uid: String,
-    /// The clause's conjuncts, in their order.
+    /// The conjuncts of the clause, in order.
     pub(super) conditions: Vec<String>,
     pub(super) parsed: Vec<Expr>,
 }
 
 impl Filter {
-    /// None where the query has another form, or reads images.
+    /// Splits a query. Returns `None` if it has another form or reads images.
     pub(super) fn of(context: &SessionContext, statement: &Statement) -> Option<Self> {
         let tables = context.state().resolve_table_references(statement).ok()?;
         if tables.iter().any(|table| table.table() == "blob") {
@@ -111,13 +113,14 @@ impl Filter {
         })
     }
 
-    /// The first `count` conditions as one.
+    /// Joins the first `count` conditions.
     pub(super) fn first(&self, count: usize) -> String {
         let conditions = self.conditions[..count].iter().map(|condition| format!("({condition})"));
         conditions.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// One query that counts for every condition. Each is a column, so that a query in it is answered once.
+    /// Returns one query that counts for all conditions. Each condition is a column, so that a
+    /// subquery in it is evaluated once.
     fn counts_at_once(&self) -> String {
         let Self { with, from, conditions, .. } = self;
         let columns: Vec<_> = conditions
@@ -158,11 +161,11 @@ fn split_conjunction<'a>(condition: &'a Expr, conditions: &mut Vec<&'a Expr>) {
     }
 }
 
-/// The funnel as lines, for messages.
+/// Formats the funnel as lines, for messages.
 pub(super) fn in_words(funnel: &[FunnelStep]) -> String {
     if funnel.is_empty() {
-        return " Look at what the query gives with `diptych sql`".into();
+        return " Check the results of the query with `diptych sql`".into();
     }
     let steps = funnel.iter().map(|step| format!("\n  {:>12}  {}", step.remaining, step.condition));
-    format!(" Rows that are left:{}", steps.collect::<String>())
+    format!(" Remaining rows:{}", steps.collect::<String>())
 }

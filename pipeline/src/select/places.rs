@@ -1,7 +1,8 @@
-//! Looks up where the chosen pairs lie in the dataset, and puts them in that order.
+//! Looks up the places of the chosen pairs in the dataset, and sorts them by place.
 //!
-//! One pass over meta, in its own order, against uids sorted in memory: 29 bytes a chosen pair, whatever the size of the
-//! dataset. Uids are hashes, so their first bits say nearly where they stand.
+//! It takes one pass over meta, in its own order, against uids sorted in memory: 29 bytes per
+//! chosen pair, whatever the size of the dataset. Uids are hashes, so their first bits almost
+//! determine their position.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,11 +20,12 @@ use super::error::SelectError;
 use crate::selection::Selection;
 use crate::sql::{Planned, Rows, SqlError, execute, plan};
 
-/// Parts of the chosen pairs, by the first byte of the uid: of ten million pairs each fits a processor's cache.
+/// Number of parts of the chosen pairs, by the first byte of the uid. With ten million pairs, each
+/// fits into a processor's cache.
 const PARTS: usize = 256;
 /// Batches of meta that are looked up at once, while the next ones are read.
 const BATCHES_AT_ONCE: usize = 32;
-/// Rows of meta whose places in memory are sought before any of them is compared.
+/// Rows of meta whose memory is located before any of them is compared.
 const ROWS_AT_ONCE: usize = 64;
 
 /// The pairs that a query chose.
@@ -72,7 +74,7 @@ impl Chosen {
         self.parts.iter().all(Vec::is_empty)
     }
 
-    /// The selection, if every pair was chosen once and is in the dataset.
+    /// Returns the selection. Fails unless every pair was chosen once and is in the dataset.
     pub(super) async fn find_places(
         self,
         context: &SessionContext,
@@ -90,7 +92,8 @@ impl Chosen {
             {
                 batches.push(batch);
             }
-            // The next ones begin to be looked up before the rows of the last ones are taken.
+            // The lookup of the next batches starts before the results of the previous ones are
+            // taken.
             let before = looked_up.take();
             if !batches.is_empty() {
                 let table = Arc::clone(&table);
@@ -117,7 +120,7 @@ impl Chosen {
     }
 }
 
-/// uid, shard, row group and row of all pairs, as they lie in the files.
+/// Returns uid, shard, row group and row of all pairs, in the order of the files.
 async fn meta_in_stored_order(context: &SessionContext) -> Result<Rows, SqlError> {
     let sql = "SELECT uid, shard, row_group, row FROM meta";
     let Planned { mut state, plan, .. } = plan(context, sql).await?;
@@ -125,7 +128,7 @@ async fn meta_in_stored_order(context: &SessionContext) -> Result<Rows, SqlError
     execute(sql, state, plan).await
 }
 
-/// A chosen pair in its place.
+/// A chosen pair with its place.
 #[derive(Clone, Copy)]
 struct Placed {
     uid: Uid,
@@ -134,7 +137,8 @@ struct Placed {
     weight: f32,
 }
 
-/// Ingest writes meta in the order of places, so this has nothing to do; it is checked, since training depends on it.
+/// Sorts a selection by place. Ingest writes meta in this order, so nothing changes, but training
+/// depends on it.
 fn put_in_order(selection: &mut Selection) {
     let place =
         |row: usize| [selection.shards[row], selection.row_groups[row], selection.rows[row]];
@@ -150,7 +154,7 @@ fn put_in_order(selection: &mut Selection) {
     }
 }
 
-/// The chosen pairs, to be looked up by uid.
+/// The chosen pairs, for lookup by uid.
 struct Table {
     parts: Vec<Bucket>,
 }
@@ -158,9 +162,9 @@ struct Table {
 struct Bucket {
     /// Sorted by key.
     pairs: Vec<Pair>,
-    /// Which of the pairs meta holds.
+    /// Whether each pair was found in meta.
     found: Vec<AtomicBool>,
-    /// Where each value of the bits behind a uid's first byte begins.
+    /// The first pair for each value of the bits after the uid's first byte.
     starts: Vec<u32>,
     bits: u32,
 }
@@ -172,7 +176,7 @@ impl Table {
         Ok(Self { parts: chosen.parts.into_par_iter().map(Bucket::of).collect() })
     }
 
-    /// The chosen ones among rows of meta: uid, shard, row group, row.
+    /// Returns the chosen pairs among rows of meta: uid, shard, row group, row.
     fn look_up(&self, meta: &RecordBatch) -> Result<Vec<Placed>, SelectError> {
         let uids = meta.column(0).as_fixed_size_binary();
         let place = [1, 2, 3].map(|index| meta.column(index).as_primitive::<UInt32Type>().values());
@@ -180,8 +184,8 @@ impl Table {
         let mut bounds = Vec::with_capacity(ROWS_AT_ONCE);
         for start in (0..meta.num_rows()).step_by(ROWS_AT_ONCE) {
             let rows = start..(start + ROWS_AT_ONCE).min(meta.num_rows());
-            // Most of the time goes into waiting for memory. In a loop that depends on nothing it read, the processor waits for
-            // many rows at once.
+            // Waiting for memory takes most of the time. In a loop without dependencies, the
+            // processor waits for many rows at once.
             bounds.clear();
             for row in rows.clone() {
                 let uid = Uid::try_from(uids.value(row)).map_err(SqlError::from)?;
@@ -218,7 +222,7 @@ impl Table {
     }
 }
 
-/// The parts are sorted.
+/// Refuses pairs that were chosen more than once. The parts are sorted.
 fn refuse_repeated(parts: &[Vec<Pair>]) -> Result<(), SelectError> {
     let in_part = |pairs: &Vec<Pair>| {
         let mut repeated: Vec<Pair> =
@@ -236,7 +240,7 @@ fn refuse_repeated(parts: &[Vec<Pair>]) -> Result<(), SelectError> {
 }
 
 impl Bucket {
-    /// About one pair for each value, so that a search touches one line of the cache.
+    /// Creates a bucket with about one pair per value, so that a search touches one cache line.
     fn of(pairs: Vec<Pair>) -> Self {
         let bits = pairs.len().max(1).ilog2().min(28);
         let mut starts = vec![0; (1 << bits) + 1];
@@ -250,7 +254,7 @@ impl Bucket {
         Self { pairs, found, starts, bits }
     }
 
-    /// Where a key is, if it is there.
+    /// Returns the range of pairs in which a key would be.
     fn bounds(&self, key: [u64; 2]) -> Range<usize> {
         let value = value(key, self.bits);
         self.starts[value] as usize..self.starts[value + 1] as usize
@@ -262,7 +266,7 @@ impl Bucket {
     }
 }
 
-/// The first bits behind the byte by which the pairs are in parts.
+/// Returns the first `bits` bits after the byte that selects the part.
 fn value(key: [u64; 2], bits: u32) -> usize {
     (key[0] << 8).checked_shr(u64::BITS - bits).unwrap_or(0) as usize
 }

@@ -1,9 +1,14 @@
-//! Makes a query give the same rows every time, or says why it cannot.
+//! Makes a query return equal rows every time, or says why it cannot.
 //!
-//! Four things depend on more than the data. Chance and the clock: refused. LIMIT, DISTINCT ON, row_number() and the like
-//! without an order: refused, since threads finish in any order. With an order that has ties: every column of the sorted
-//! rows is added as a tie-breaker, so that what is still tied is the same. Sums of fractions, which depend on the order of
-//! adding: computed on one thread, in stored order.
+//! Four things depend on more than the data:
+//!
+//! 1. Chance and the clock are refused.
+//! 2. LIMIT, DISTINCT ON, row_number() and similar functions without an order are refused, since
+//!    threads finish in any order.
+//! 3. If the order has ties, every column of the sorted rows is added as a tie-breaker. Rows that
+//!    are still tied are equal.
+//! 4. Sums of fractions depend on the order of the additions. They are computed on one thread, in
+//!    stored order.
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
@@ -19,10 +24,11 @@ use diptych_schemas::column;
 use super::StatementError;
 use crate::sql::{Place, TOP_FRACTION};
 
-/// Aggregates that take the first of some order.
+/// Aggregates that take the first rows of some order.
 const ORDERED_AGGREGATES: [&str; 5] =
     ["first_value", "last_value", "nth_value", "array_agg", "string_agg"];
-/// Aggregates whose result is the same in whatever order rows come. `sum` is one of them for whole numbers.
+/// Aggregates whose result does not depend on the order of the rows. For whole numbers, `sum` is
+/// one, too.
 const UNORDERED_AGGREGATES: [&str; 13] = [
     "count",
     "min",
@@ -38,17 +44,19 @@ const UNORDERED_AGGREGATES: [&str; 13] = [
     "grouping",
     TOP_FRACTION,
 ];
-/// Window functions that number or pick rows, for which a finer order is one of the orders that the SQL allows.
+/// Window functions that number or pick rows. A finer order is one of the orders that the SQL
+/// allows.
 const ORDERED_WINDOWS: [&str; 5] = ["row_number", "ntile", "lag", "lead", "first_value"];
-/// Window functions that pick rows of the frame, for which a finer order is one of them only where the frame counts rows.
+/// Window functions that pick rows of the frame. A finer order is allowed only if the frame counts
+/// rows.
 const ORDERED_WINDOWS_OF_FRAMES: [&str; 2] = ["last_value", "nth_value"];
-/// Window functions that give the same rank to rows that are tied: a finer order would change what they mean.
+/// Window functions that give tied rows an equal rank. A finer order would change their meaning.
 const RANKS: [&str; 4] = ["rank", "dense_rank", "percent_rank", "cume_dist"];
 
-/// A plan that gives the same rows every time.
+/// A plan that returns equal rows every time.
 pub(crate) struct Reproducible {
     pub(crate) plan: LogicalPlan,
-    /// Whether that holds only if one thread reads the files in their order.
+    /// Whether one thread must read the files in order for that.
     pub(crate) in_stored_order: bool,
 }
 
@@ -81,7 +89,7 @@ pub(crate) fn make_reproducible(
     Ok(Reproducible { plan, in_stored_order })
 }
 
-/// A node that picks rows without an order.
+/// Returns an error for a node that picks rows without an order.
 fn unordered(sql: &str, node: &LogicalPlan) -> Option<StatementError> {
     let (what, word) = match node {
         LogicalPlan::Limit(limit) if !is_sorted(&limit.input) => {
@@ -93,10 +101,12 @@ fn unordered(sql: &str, node: &LogicalPlan) -> Option<StatementError> {
         _ => return None,
     };
     Some(StatementError {
-        message: format!("{what} without ORDER BY: which rows it keeps would depend on which thread is first"),
+        message: format!("{what} without ORDER BY: the rows that it keeps would depend on which \
+                          thread is first"),
         place: Place::first(sql, word).or_else(|| Place::first(sql, "FETCH")),
         advice: Some(
-            "put an ORDER BY before it: ORDER BY uid, or ORDER BY hash_fraction(uid, 'name') for a random but fixed choice"
+            "add an ORDER BY before it: ORDER BY uid, or ORDER BY hash_fraction(uid, 'name') for a \
+             random but fixed choice"
                 .into(),
         ),
     })
@@ -110,16 +120,17 @@ fn is_sorted(plan: &LogicalPlan) -> bool {
     }
 }
 
-/// A function that a selection cannot depend on.
+/// Returns an error for a function that a selection cannot depend on.
 fn refusal(sql: &str, expression: &Expr) -> Option<StatementError> {
     let unordered = |name: &str| {
         Some(StatementError {
             message: format!(
-                "{name} without an order: what it gives would depend on which thread is first"
+                "{name} without an order: its result would depend on which thread is first"
             ),
             place: Place::first(sql, name),
             advice: Some(format!(
-                "put an ORDER BY into it, as in {name}(…) OVER (ORDER BY uid) or {name}(uid ORDER BY uid)"
+                "add an ORDER BY to it, as in {name}(…) OVER (ORDER BY uid) or {name}(uid ORDER BY \
+                 uid)"
             )),
         })
     };
@@ -147,22 +158,23 @@ fn refusal(sql: &str, expression: &Expr) -> Option<StatementError> {
 fn not_a_function_of_the_data(sql: &str, name: &str) -> StatementError {
     let advice = match name {
         "now" | "current_timestamp" | "current_date" | "current_time" | "today" => {
-            "write the moment itself, as in TIMESTAMP '2026-01-31T00:00:00Z'"
+            "write the time itself, as in TIMESTAMP '2026-01-31T00:00:00Z'"
         }
         _ => {
-            "for a random but fixed choice, use hash_fraction(uid, 'name'): WHERE hash_fraction(uid, 'a') < 0.1 keeps a tenth"
+            "for a random but fixed choice, use hash_fraction(uid, 'name'): WHERE \
+             hash_fraction(uid, 'a') < 0.1 keeps a tenth"
         }
     };
     StatementError {
         message: format!(
-            "{name}() gives something else every time, and a selection must come out the same"
+            "{name}() gives another result every time, but a selection must be reproducible"
         ),
         place: Place::first(sql, name),
         advice: Some(advice.into()),
     }
 }
 
-/// Whether an aggregate's last digits depend on the order in which rows come.
+/// Returns whether the last digits of an aggregate depend on the order of the rows.
 fn depends_on_order(expression: &Expr, node: &LogicalPlan) -> bool {
     let (name, arguments) = match expression {
         Expr::AggregateFunction(call) => (call.func.name(), &call.params.args),
@@ -222,7 +234,7 @@ fn finer_call(expression: Expr, breakers: &[SortExpr]) -> Transformed<Expr> {
             Transformed::yes(Expr::WindowFunction(call))
         }
         Expr::AggregateFunction(mut call) if refines_aggregate(&call) => {
-            // Rows that give the same arguments may stand in any order.
+            // Rows with equal arguments may be in any order.
             let arguments: Vec<SortExpr> = call
                 .params
                 .args
@@ -250,7 +262,7 @@ fn refines_window(call: &WindowFunction) -> bool {
     frame.units == WindowFrameUnits::Rows || (ORDERED_WINDOWS.contains(&name) && !range_of_distance)
 }
 
-/// ROWS BETWEEN with an end that is not the end of the partition.
+/// Returns whether a frame is ROWS BETWEEN with an end that is not the end of the partition.
 fn counts_some_rows(frame: &WindowFrame) -> bool {
     frame.units == WindowFrameUnits::Rows
         && !(frame.start_bound.is_unbounded() && frame.end_bound.is_unbounded())
@@ -262,7 +274,8 @@ fn refines_aggregate(call: &AggregateFunction) -> bool {
         && !call.params.distinct
 }
 
-/// Adds what is not in it yet: first_value of DataFusion 55 counts its keys and fails on one that stands there twice.
+/// Adds the sort keys that are missing. DataFusion 55's first_value counts its keys and fails on a
+/// duplicate.
 fn append(order: &mut Vec<SortExpr>, breakers: &[SortExpr]) {
     for breaker in breakers {
         if !order.iter().any(|sort| sort.expr == breaker.expr) {
@@ -271,8 +284,9 @@ fn append(order: &mut Vec<SortExpr>, breakers: &[SortExpr]) {
     }
 }
 
-/// The uid where it tells all rows apart. Otherwise all columns, the uid first: rows that are equal in all of them are the
-/// same row. Images stay out of it where there is a uid.
+/// Returns the uid if it distinguishes all rows. Otherwise returns all columns, the uid first,
+/// because rows that are equal in all columns are interchangeable. Images are left out if there is
+/// a uid.
 fn tie_breakers(input: &LogicalPlan) -> Vec<SortExpr> {
     let schema = input.schema();
     let uids = || schema.iter().filter(|(_, field)| field.name() == column::UID);
@@ -292,7 +306,8 @@ fn tie_breakers(input: &LogicalPlan) -> Vec<SortExpr> {
     .collect()
 }
 
-/// Whether these are rows of meta, each at most once, under their own uid. No join and no union repeats them.
+/// Returns whether the rows are rows of meta, each at most once, under their own uid. No join or
+/// union repeats them.
 fn rows_of_meta(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::TableScan(scan) => ["meta", "scored"].contains(&scan.table_name.table()),

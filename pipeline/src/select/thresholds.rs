@@ -1,8 +1,10 @@
-//! Which pairs a selection just keeps and which it just drops: the ones nearest to each number that a condition compares with.
-//! Looking at them is how a person judges whether the number is right.
+//! The pairs that a selection just keeps and just drops: the ones nearest to each number in a
+//! comparison.
+//!
+//! Viewing them lets a person judge whether the number is right.
 
 use datafusion::prelude::SessionContext;
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, UnaryOperator, Value};
+use datafusion::sql::sqlparser::ast::{BinaryOperator as Operator, Expr, UnaryOperator, Value};
 
 use super::funnel::Filter;
 use crate::sql::{SqlError, plan};
@@ -12,20 +14,21 @@ use crate::sql::{SqlError, plan};
 pub struct Threshold {
     /// The whole condition, in SQL.
     pub condition: String,
-    /// What is compared.
+    /// The expression that is compared.
     pub expression: String,
-    /// What it is compared with.
+    /// The number that it is compared with.
     pub value: f64,
-    /// Queries of the pairs on either side, nearest first: columns `uid` and `value` (f64). Both sides fulfil the conditions
-    /// before this one. A query may give a pair twice where its joins do.
+    /// Queries of the pairs on either side, nearest first: columns `uid` and `value` (f64). Both
+    /// sides fulfil the conditions before this one. A query repeats a pair if its joins do.
     pub kept: String,
     pub dropped: String,
 }
 
-/// The thresholds of a query, with queries of at most `rows` rows; none where it is no plain SELECT … WHERE a AND b.
+/// Returns the thresholds of a query, with queries of at most `rows` rows. Empty unless it is a
+/// plain SELECT … WHERE a AND b.
 ///
 /// # Errors
-/// SQL that cannot be planned.
+/// Fails if the SQL cannot be planned.
 pub async fn thresholds(
     context: &SessionContext,
     sql: &str,
@@ -39,13 +42,14 @@ pub async fn thresholds(
             let before = if place == 0 { "true".into() } else { filter.first(place) };
             let Filter { with, from, uid, .. } = &filter;
             let condition = &filter.conditions[place];
-            // Of two ends, only what is beyond this one.
+            // At one of two ends, only the pairs beyond this end.
             let beyond = beyond
                 .map_or_else(String::new, |than| format!(" AND {expression} {than} {value:?}"));
             let side = |side: &str, beyond: &str| {
                 format!(
-                    "{with}SELECT {uid} AS uid, CAST({expression} AS DOUBLE) AS value FROM {from} WHERE {before} AND \
-                     {side} ({condition}){beyond} ORDER BY abs(CAST({expression} AS DOUBLE) - {value:?}), 1 LIMIT {rows}"
+                    "{with}SELECT {uid} AS uid, CAST({expression} AS DOUBLE) AS value FROM {from} \
+                     WHERE {before} AND {side} ({condition}){beyond} ORDER BY \
+                     abs(CAST({expression} AS DOUBLE) - {value:?}), 1 LIMIT {rows}"
                 )
             };
             found.push(Threshold {
@@ -63,11 +67,11 @@ pub async fn thresholds(
 struct Comparison {
     expression: String,
     value: f64,
-    /// `<` or `>` where this is one end of a range.
+    /// `<` or `>` if this is one end of a range.
     beyond: Option<&'static str>,
 }
 
-/// What a condition compares with which numbers.
+/// Returns the comparisons with numbers in a condition.
 fn comparisons(condition: &Expr) -> Vec<Comparison> {
     let compares = |expression: &Expr, value, beyond| Comparison {
         expression: expression.to_string(),
@@ -78,8 +82,7 @@ fn comparisons(condition: &Expr) -> Vec<Comparison> {
         Expr::Nested(inner) => comparisons(inner),
         Expr::BinaryOp {
             left,
-            op:
-                BinaryOperator::Lt | BinaryOperator::LtEq | BinaryOperator::Gt | BinaryOperator::GtEq,
+            op: Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq,
             right,
         } => match (number(left), number(right)) {
             (None, Some(value)) => vec![compares(left, value, None)],

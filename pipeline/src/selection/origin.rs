@@ -1,4 +1,4 @@
-//! Whether a selection was made from a dataset, and from which one otherwise.
+//! A check that a selection was made from a dataset, and a search for the right dataset if not.
 
 use std::path::{Path, PathBuf};
 
@@ -6,12 +6,14 @@ use diptych_schemas::{ContentHash, DatasetManifest};
 
 use super::{Selection, SelectionError};
 
-/// Entries of a folder that are looked at for the dataset of a selection.
+/// Most folder entries that are checked in the search for a selection's dataset.
 const LOOKED_AT: usize = 1000;
 
 impl Selection {
-    /// Refuses a selection that was made from another dataset. One that was made before pairs were added to this dataset is taken:
-    /// what it selects is still where it was. A selection that was not read from a file is not checked.
+    /// Refuses a selection that was made from another dataset.
+    ///
+    /// A selection from before pairs were added to this dataset is accepted, because its pairs are
+    /// still in place. A selection that was not read from a file is not checked.
     pub fn check_dataset(
         &self,
         dataset: &Path,
@@ -34,7 +36,7 @@ impl Selection {
     }
 }
 
-/// Looks for a dataset with this content beside the selection and beside the dataset that was named.
+/// Looks for a dataset with this content next to the selection and next to the given dataset.
 fn find_dataset(content: ContentHash, selection: &Path, dataset: &Path) -> Option<PathBuf> {
     [selection, dataset].into_iter().filter_map(Path::parent).find_map(|folder| {
         // The parent of a plain file name is the empty path, which cannot be listed.

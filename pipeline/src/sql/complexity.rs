@@ -1,8 +1,9 @@
-//! How deep a statement nests. DataFusion walks its trees by recursion, so a statement that nests deep enough overflows the stack,
-//! which no process survives.
+//! A limit on the nesting of a statement. DataFusion walks its trees recursively, so a deeply
+//! nested statement overflows the stack, which kills the process.
 //!
-//! Chains of OR and of AND are made into balanced trees before: people write long ones, and their value stays the same. What still
-//! nests deeper than [`DEEPEST`] is refused. Parentheses are bounded by the parser.
+//! Chains of OR and of AND are first turned into balanced trees, since people write long ones and
+//! their value stays equal. Statements that still nest deeper than [`DEEPEST`] are refused. The
+//! parser limits parentheses.
 
 use std::ops::ControlFlow;
 
@@ -13,10 +14,10 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::error::StatementError;
 
-/// Levels of a statement: of its expressions, and of what its plan is built of.
+/// Most levels of a statement: of its expressions, and of the parts of its plan.
 const DEEPEST: usize = 400;
 
-/// Balances what can be balanced, and refuses what nests too deep.
+/// Balances chains of OR and AND. Refuses a statement that nests too deep.
 pub(super) fn flatten(statement: &mut Statement) -> Result<(), StatementError> {
     let mut inner = statement;
     while let Statement::Explain(explain) = inner {
@@ -27,10 +28,11 @@ pub(super) fn flatten(statement: &mut Statement) -> Result<(), StatementError> {
     match VisitMut::visit(&mut **inner, &mut levels) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(StatementError {
-            message: format!("the statement nests more than {DEEPEST} levels"),
+            message: format!("the statement is nested more than {DEEPEST} levels deep"),
             place: None,
             advice: Some(
-                "IN (…) in place of many =, UNNEST or a table in place of many UNION ALL, and fewer steps of WITH make it flat"
+                "use IN (…) instead of many =, UNNEST or a table instead of many UNION ALL, or \
+                 fewer steps of WITH"
                     .into(),
             ),
         }),
@@ -40,7 +42,7 @@ pub(super) fn flatten(statement: &mut Statement) -> Result<(), StatementError> {
 #[derive(Default)]
 struct Levels {
     now: usize,
-    /// What each open query and select added.
+    /// Levels that each open query and select added.
     added: Vec<usize>,
 }
 
@@ -65,7 +67,8 @@ impl VisitorMut for Levels {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        // Each part of WITH may be built on the one before, and a UNION is a tree whose left side is all that came before.
+        // Each part of WITH may use the one before. A UNION is a tree with everything before it on
+        // its left side.
         let steps = query.with.as_ref().map_or(0, |with| with.cte_tables.len());
         let mut unions = 0;
         let mut body = &*query.body;
@@ -112,7 +115,8 @@ impl VisitorMut for Levels {
     }
 }
 
-/// `a OR b OR c OR d`, which is read as `((a OR b) OR c) OR d`, as `(a OR b) OR (c OR d)`; the same with AND.
+/// Turns `a OR b OR c OR d`, which is parsed as `((a OR b) OR c) OR d`, into `(a OR b) OR (c OR
+/// d)`. AND is treated likewise.
 fn balance(expression: &mut Expr) {
     let Expr::BinaryOp { op: op @ (BinaryOperator::Or | BinaryOperator::And), .. } = expression
     else {
@@ -152,11 +156,12 @@ fn balance(expression: &mut Expr) {
     }
 }
 
-/// Whether it is a text that `arrow_cast` would read as a type of that many levels.
+/// Returns whether an expression is a text that `arrow_cast` would read as a type of that many
+/// levels.
 fn names_a_deep_type(expression: &Expr) -> bool {
     let Expr::Value(value) = expression else { return false };
     let Some(text) = value.value.clone().into_string() else { return false };
-    // A caption may hold many parentheses; in a row, or nearly, only a type has them.
+    // A caption may hold many parentheses, but only a type has them directly nested.
     let mut open = 0_usize;
     text.chars().any(|character| {
         match character {
@@ -207,7 +212,7 @@ mod tests {
         };
         for make in [&sum as &dyn Fn(usize) -> String, &union, &with, &joins, &cast] {
             assert!(flat(&make(300)).is_ok(), "{}", &make(4));
-            assert!(flat(&make(1000)).unwrap_err().contains("nests"), "{}", &make(4));
+            assert!(flat(&make(1000)).unwrap_err().contains("400"), "{}", &make(4));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What SQL's functions of images and captions call: the header probe, the decoder, the tokenizer.
+//! The implementation of SQL's functions of images and captions: header probe, decoder, tokenizer.
 
 use std::sync::{Arc, LazyLock};
 
@@ -7,7 +7,8 @@ use diptych_schemas::MAX_PIXELS;
 use super::functions_content::ContentFunctions;
 use crate::{Tokenizer, decode, perceptual_hash, probe};
 
-/// The functions, with CLIP's tokenizer, which is made when a query first counts tokens: that takes half a second.
+/// Returns the functions with CLIP's tokenizer. It is created when a query first counts tokens,
+/// because this takes half a second.
 pub fn content_functions() -> ContentFunctions {
     #[expect(
         clippy::expect_used,
@@ -23,7 +24,7 @@ pub fn content_functions() -> ContentFunctions {
     }
 }
 
-/// The perceptual hash of an image file; none where it cannot be decoded.
+/// Returns the perceptual hash of an image file, or `None` if it cannot be decoded.
 pub fn phash_of_file(bytes: &[u8]) -> Option<u64> {
     decode(bytes, MAX_PIXELS).and_then(|image| perceptual_hash(&image)).ok()
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with SQL. Every message says what and where, and where it is known, what to do.
+//! Errors of SQL. Every message says what is wrong and where and, if known, what to do.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,22 +12,23 @@ use crate::scores::ScoreError;
 /// An error of a session, a query or its output.
 #[derive(Debug, thiserror::Error)]
 pub enum SqlError {
-    /// The SQL cannot be understood, or is not allowed.
+    /// The SQL is not valid or not allowed.
     #[error(transparent)]
     Statement(Box<StatementError>),
-    /// The SQL is fine; computing its result is not possible.
+    /// The SQL is valid, but its result cannot be computed.
     #[error("the query failed while it ran: {0}")]
     Run(Box<StatementError>),
-    /// It needs more memory than the session may have.
+    /// The query needs more memory than the session may use.
     #[error("the query failed while it ran: {0}")]
     Memory(Box<StatementError>),
-    /// A file that dataset.json names is missing, cut short or damaged.
+    /// A file of the dataset is missing, truncated or damaged.
     #[error(
         "{}",
-        unreadable(path, message, &format!("{message}. Copy the file again from where it is whole, or ingest the sources into a new dataset"))
+        unreadable(path, message, &format!("{message}. Copy the file again from an undamaged \
+            dataset, or ingest the sources into a new dataset"))
     )]
     Damaged { path: PathBuf, message: String },
-    /// Another file that was named as a table.
+    /// Another file that is used as a table.
     #[error("{path}: cannot be read as a table: {message}")]
     File { path: PathBuf, message: String },
     #[error("cannot write the result: {0}")]
@@ -41,7 +42,7 @@ pub enum SqlError {
     Session(String),
 }
 
-/// What is wrong with SQL, where in it, and what to do or what was probably meant.
+/// An error in SQL, with its place and with advice or a likely correction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatementError {
     pub message: String,

@@ -1,6 +1,6 @@
-//! Turns DataFusion's errors into ours: the place in the SQL, the name that was probably meant, the file that is damaged.
+//! Turns DataFusion's errors into ours: the place in the SQL, the likely name, the damaged file.
 //!
-//! It looks at the kind of an error first and at its text only for what the kind does not tell.
+//! It looks at the kind of an error first, and at its text only for what the kind does not tell.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,15 @@ use super::place::Place;
 use super::tables::DatasetTables;
 use crate::checksums::first_damaged;
 
-/// How long it is looked for the file that an error is about.
+/// Longest search for the file that caused an error.
 const LOOKS_FOR: Duration = Duration::from_secs(20);
-/// Names listed in a message.
+/// Most names listed in a message.
 const LISTED: usize = 30;
-/// Jaro-Winkler similarity from which a name is taken for a typo of another; as for configuration keys.
+/// Jaro-Winkler similarity from which a name counts as a typo of another; also used for
+/// configuration keys.
 const SIMILAR: f64 = 0.75;
 
-/// An error of parsing, planning or optimizing `sql`.
+/// Explains an error of parsing, planning or optimizing `sql`.
 pub(crate) fn planning_error(state: &SessionState, sql: &str, error: &DataFusionError) -> SqlError {
     let (diagnostic, root) = unwrap(error);
     if let Some(damaged) = damaged_file(state, root) {
@@ -33,7 +34,7 @@ pub(crate) fn planning_error(state: &SessionState, sql: &str, error: &DataFusion
     if let DataFusionError::ResourcesExhausted(message) = root {
         return out_of_memory(message);
     }
-    // Where one side of a comparison is a constant, only a note has the place of the other.
+    // If one side of a comparison is a constant, only a note has the place of the other.
     let span = diagnostic
         .and_then(|found| found.span.or_else(|| found.notes.iter().find_map(|note| note.span)));
     let place = span.map(|span| place_of(sql, span));
@@ -46,8 +47,8 @@ pub(crate) fn planning_error(state: &SessionState, sql: &str, error: &DataFusion
     described.into()
 }
 
-/// An error of optimizing or starting a plan of `sql`. Types are checked then, by rules that no longer know places: the
-/// comparison that the error is about is looked up in the plan.
+/// Explains an error of optimizing or starting a plan of `sql`. The rules that check types no
+/// longer know places. So the comparison that the error is about is looked up in the plan.
 pub(crate) fn starting_error(
     state: &SessionState,
     sql: &str,
@@ -64,7 +65,8 @@ pub(crate) fn starting_error(
     }
 }
 
-/// The first column in the comparison whose types are named in an error ("… operation FixedSizeBinary(16) = Utf8").
+/// Returns the first column in the comparison whose types an error names ("… operation
+/// FixedSizeBinary(16) = Utf8").
 fn compared_column(plan: &LogicalPlan, message: &str) -> Option<Span> {
     let mut found = None;
     let walked = plan.apply_with_subqueries(|node| {
@@ -97,7 +99,7 @@ fn compared_column(plan: &LogicalPlan, message: &str) -> Option<Span> {
     walked.ok().and(found)
 }
 
-/// An error while the rows of `sql` were computed.
+/// Explains an error while the rows of `sql` were computed.
 pub(crate) fn running_error(state: &SessionState, sql: &str, error: &DataFusionError) -> SqlError {
     let (_, root) = unwrap(error);
     if let Some(damaged) = damaged_file(state, root) {
@@ -107,19 +109,21 @@ pub(crate) fn running_error(state: &SessionState, sql: &str, error: &DataFusionE
         return out_of_memory(message);
     }
     let message = plain_message(root);
-    // Our own functions put their name before what they say.
+    // Our own functions start their message with their name.
     let place = message.split_once(':').and_then(|(function, _)| Place::only(sql, function));
     SqlError::Run(Box::new(StatementError { message, place, advice: None }))
 }
 
 fn out_of_memory(message: &str) -> SqlError {
-    let advice = "It needs more memory than it may have, and this part of it cannot go to the disk. Select fewer columns \
-                  (images above all: filter and join on meta first), or split the query";
+    let advice = "It needs more memory than its limit, and this part of it cannot be moved to \
+        disk. Select fewer columns \
+                  (especially images: filter and join on meta first), or split the query";
     let message = message.lines().next().unwrap_or(message).to_owned();
     SqlError::Memory(Box::new(StatementError { message, place: None, advice: Some(advice.into()) }))
 }
 
-/// The error under contexts, collections and diagnostics, and the first diagnostic met on the way.
+/// Returns the error inside contexts, collections and diagnostics, and the first diagnostic on the
+/// way.
 fn unwrap(error: &DataFusionError) -> (Option<&Diagnostic>, &DataFusionError) {
     let (mut diagnostic, mut error) = (None, error);
     loop {
@@ -155,7 +159,8 @@ fn place_of(sql: &str, span: Span) -> Place {
     Place::new(sql, span.start.line as usize, span.start.column as usize, Some(end))
 }
 
-/// "Expected: X, found: Y at Line: 1, Column: 8" as the parser says it; at the end of the text it names no place.
+/// Explains an error of the parser: "Expected: X, found: Y at Line: 1, Column: 8". At the end of
+/// the text it names no place.
 fn syntax_error(sql: &str, error: &ParserError) -> StatementError {
     let text = match error {
         ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
@@ -189,7 +194,7 @@ fn names_error(sql: &str, error: &SchemaError, place: Option<Place>) -> Statemen
             let place = place.or_else(|| Place::only(sql, &field.name));
             let advice = match &place {
                 Some(place) if place.starts_with(sql, '"') => Some(format!(
-                    "text stands in single quotes: '{}'; double quotes name a column",
+                    "text is written in single quotes: '{}'. Double quotes name a column",
                     field.name
                 )),
                 _ => column_advice(field, valid_fields),
@@ -216,7 +221,7 @@ fn two_columns(name: &str, place: Option<Place>) -> StatementError {
     StatementError {
         message: format!("two columns of the result are named {name}"),
         place,
-        advice: Some(format!("give one of them another name: … AS other_{name}")),
+        advice: Some(format!("rename one of them: … AS other_{name}")),
     }
 }
 
@@ -228,7 +233,7 @@ fn column_advice(field: &Column, valid: &[Column]) -> Option<String> {
     advice_among("columns", &field.name, names)
 }
 
-/// "did you mean X?", or what there is.
+/// Returns "did you mean X?", or a list of the names.
 fn advice_among(what: &str, wrong: &str, mut names: Vec<&str>) -> Option<String> {
     names.sort_unstable();
     names.dedup();
@@ -281,7 +286,8 @@ fn general_error(
         let helps = diagnostic.iter().flat_map(|diagnostic| &diagnostic.helps);
         helps.map(|help| help.message.clone()).reduce(|all, help| format!("{all}; {help}"))
     };
-    // Types are checked after the places are gone: what the message quotes stands in the SQL, if only once.
+    // Types are checked after the places are lost. A text that the message quotes may be in the
+    // SQL, if only once.
     let place = place.or_else(|| {
         message.split('\'').skip(1).step_by(2).find_map(|quoted| Place::only(sql, quoted))
     });
@@ -298,7 +304,7 @@ pub(crate) fn table_names(state: &SessionState) -> Vec<String> {
     schema.map(|schema| schema.table_names()).unwrap_or_default()
 }
 
-/// The text of an error without the names of DataFusion's stages.
+/// Returns the text of an error without the names of DataFusion's stages.
 fn plain_message(error: &DataFusionError) -> String {
     let text = match error {
         DataFusionError::Plan(text)
@@ -307,9 +313,10 @@ fn plain_message(error: &DataFusionError) -> String {
         | DataFusionError::Configuration(text)
         | DataFusionError::NotImplemented(text) => text.clone(),
         DataFusionError::ArrowError(error, _) => error.to_string(),
+        DataFusionError::External(error) => error.to_string(),
         other => other.strip_backtrace(),
     };
-    // Our own functions say what they want; DataFusion wraps that up.
+    // DataFusion wraps the messages of our own functions.
     let text = text
         .split_once("user-defined coercion failed with: ")
         .map_or(text.as_str(), |(_, inner)| inner);
@@ -321,7 +328,7 @@ fn plain_message(error: &DataFusionError) -> String {
     text.trim_end().to_owned()
 }
 
-/// If reading failed: which of the dataset's files it is.
+/// Returns the damaged file of the dataset if reading failed.
 fn damaged_file(state: &SessionState, root: &DataFusionError) -> Option<SqlError> {
     let reading = match root {
         DataFusionError::ParquetError(_)
@@ -338,12 +345,13 @@ fn damaged_file(state: &SessionState, root: &DataFusionError) -> Option<SqlError
     if unreadable.is_some() || !root.to_string().contains("CRC checksum mismatch") {
         return unreadable;
     }
-    // Then it is a page of images, of which there may be too many to read all of them now.
+    // A page of images is damaged. There may be too many to read all of them now.
     let shards = tables.manifest().shards.iter();
     let blobs = shards.map(|entry| blob_path(tables.folder(), entry.shard));
     let (path, message) = first_damaged(blobs, Instant::now() + LOOKS_FOR).unwrap_or_else(|| {
         let message =
-            "a page of one of its files does not have its checksum; `diptych doctor` says which";
+            "a page of one of its files does not match its checksum; `diptych doctor` finds the \
+             file";
         (tables.folder().to_owned(), message.to_owned())
     });
     Some(SqlError::Damaged { path, message: format!("it cannot be read: {message}") })

@@ -1,7 +1,8 @@
-//! Files that a query names itself: `FROM 'pairs.parquet'`, `FROM 'parts/*.csv'`, `read_parquet('…')`, `read_csv('…')`, `read_json('…')`.
+//! Files that a query names itself: `FROM 'pairs.parquet'`, `FROM 'parts/*.csv'`,
+//! `read_parquet('…')`, `read_csv('…')`, `read_json('…')`.
 //!
-//! Only for somebody at the command line of this machine. A session has none of it before it is asked for here, and the service does
-//! not ask: its clients reach no file but those of datasets.
+//! Only for users of the command line on this machine. A session has no access to files until it is
+//! enabled here. The service never enables it, so its clients reach only the files of datasets.
 
 use std::fmt;
 use std::fs::File;
@@ -29,17 +30,17 @@ use super::query::one_statement;
 use super::session::setting_up;
 use super::tables::{listed_files, parquet_file_table, parquet_files_table, plain_path};
 
-/// Rows by which the types of a CSV or JSON file's columns are told.
+/// Rows from which the column types of a CSV or JSON file are inferred.
 const INFERRED_ROWS: usize = 100_000;
 
-/// What a file is read as.
+/// The format of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Parquet,
     Csv {
         delimiter: u8,
     },
-    /// One object a line.
+    /// One object per line.
     Json,
 }
 
@@ -56,7 +57,7 @@ impl Kind {
     }
 }
 
-/// Makes `read_parquet`, `read_csv` and `read_json` known to a session.
+/// Adds `read_parquet`, `read_csv` and `read_json` to a session.
 pub fn allow_files(context: &SessionContext) {
     for (name, kind) in [
         ("read_parquet", Kind::Parquet),
@@ -67,7 +68,8 @@ pub fn allow_files(context: &SessionContext) {
     }
 }
 
-/// Makes the files that stand in a query as tables known to the session. What is wrong with the query itself, running it says.
+/// Registers the files that a query uses as tables. Errors in the query itself are left to its
+/// execution.
 pub fn register_named_files(context: &SessionContext, sql: &str) -> Result<(), SqlError> {
     let state = context.state();
     let Ok(statement) = one_statement(&state, sql) else { return Ok(()) };
@@ -77,7 +79,7 @@ pub fn register_named_files(context: &SessionContext, sql: &str) -> Result<(), S
             TableReference::Bare { table } => {
                 let Some(kind) = Kind::of(table) else { continue };
                 let provider = table_of(table, kind)?;
-                // The file may have changed since it was named last.
+                // The file may have changed since it was last used.
                 context.deregister_table(reference.clone()).map_err(setting_up)?;
                 context.register_table(reference, provider).map_err(setting_up)?;
             }
@@ -98,7 +100,7 @@ pub fn register_named_files(context: &SessionContext, sql: &str) -> Result<(), S
     Ok(())
 }
 
-/// A file that is no part of a dataset as a table: Parquet, or what its name says.
+/// Opens a file that is not part of a dataset as a table: Parquet, or the format of its extension.
 pub fn file_table(path: &Path) -> Result<Arc<dyn TableProvider>, SqlError> {
     match path.to_str().and_then(|name| Some((name, Kind::of(name)?))) {
         Some((name, kind)) => table_of(name, kind),
@@ -122,9 +124,10 @@ impl TableFunctionImpl for ReadFiles {
         let [Expr::Literal(ScalarValue::Utf8(Some(name)) | ScalarValue::LargeUtf8(Some(name)), _)] =
             args.exprs()
         else {
-            return plan_err!("{0} wants the name of a file: {0}('FILE')", self.name);
+            return plan_err!("{0} needs the name of a file: {0}('FILE')", self.name);
         };
-        // Tabs or commas, the name says; any name is Parquet, CSV or JSON where the function says so.
+        // The name decides between tabs and commas. The function decides between Parquet, CSV and
+        // JSON.
         let kind = match (self.kind, Kind::of(name)) {
             (Kind::Csv { .. }, Some(known @ Kind::Csv { .. })) => known,
             (kind, _) => kind,
@@ -133,7 +136,7 @@ impl TableFunctionImpl for ReadFiles {
     }
 }
 
-/// The table of a file, or of all files that a pattern matches.
+/// Opens a file, or all files that match a pattern, as a table.
 fn table_of(name: &str, kind: Kind) -> Result<Arc<dyn TableProvider>, SqlError> {
     let files = files_of(name)?;
     match (kind, files.as_slice()) {
@@ -155,7 +158,7 @@ fn table_of(name: &str, kind: Kind) -> Result<Arc<dyn TableProvider>, SqlError> 
     }
 }
 
-/// Absolute, the first by name first.
+/// Returns absolute paths, ordered by name.
 fn files_of(name: &str) -> Result<Vec<PathBuf>, SqlError> {
     let path = Path::new(name);
     if path.is_file() {
@@ -179,7 +182,7 @@ fn files_of(name: &str) -> Result<Vec<PathBuf>, SqlError> {
     if files.is_empty() { Err(refuse("no file matches")) } else { Ok(files) }
 }
 
-/// The columns of all files together.
+/// Infers the columns of all files together.
 fn inferred(
     files: &[PathBuf],
     infer: impl Fn(File) -> Result<Schema, ArrowError>,
@@ -193,7 +196,7 @@ fn inferred(
     }
     let merged = Schema::try_merge(schemas).map_err(|error| SqlError::File {
         path: files.first().cloned().unwrap_or_default(),
-        message: format!("the files have columns of one name and different types: {error}"),
+        message: format!("the files have columns with equal names and different types: {error}"),
     })?;
     Ok(Arc::new(merged))
 }

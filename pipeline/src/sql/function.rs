@@ -1,7 +1,7 @@
-//! What all of our SQL functions have in common: arguments, nulls, constants and documentation.
+//! Common parts of our SQL functions: arguments, nulls, constants and documentation.
 //!
-//! A function is data: its name, how it wants its arguments, and a closure over arrays. All of them are pure, so DataFusion
-//! may compute them once for a constant, and a selection may depend on them.
+//! A function is data: its name, its argument types, and a closure over arrays. All functions are
+//! pure. So DataFusion may compute them once for a constant, and a selection may depend on them.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -19,7 +19,7 @@ use super::functions_content::{ContentFunctions, content_functions};
 use super::functions_distance::distance_functions;
 use super::functions_identity::identity_functions;
 
-/// All functions that Diptych adds to SQL, with their documentation.
+/// Returns all functions that Diptych adds to SQL, with their documentation.
 pub fn functions(content: &ContentFunctions) -> Vec<ScalarUDF> {
     let all = content_functions(content)
         .into_iter()
@@ -35,12 +35,12 @@ pub(super) const SECTION: DocSection = DocSection {
     description: Some("Functions of images, captions and identities."),
 };
 
-/// Types that the arguments are cast to, or what the function wants instead.
+/// Returns the types that the arguments are cast to. The error describes the expected arguments.
 pub(super) type Coerce = fn(&[DataType]) -> Result<Vec<DataType>, String>;
-/// Arguments and number of rows to an array of that many rows, or what is wrong.
+/// Computes an array from the arguments and the number of rows. The error says what is wrong.
 pub(super) type Evaluate = dyn Fn(&[Argument], usize) -> Result<ArrayRef, String> + Send + Sync;
 
-/// One SQL function.
+/// An SQL function.
 pub(super) struct Function {
     name: &'static str,
     signature: Signature,
@@ -83,18 +83,18 @@ impl Argument {
         &self.array
     }
 
-    /// Where the value of a row stands in the array.
+    /// Returns the index of a row's value in the array.
     pub(super) fn index(&self, row: usize) -> usize {
         if self.constant { 0 } else { row }
     }
 
-    /// For arguments cast to `LargeUtf8`.
+    /// Returns the value of an argument cast to `LargeUtf8`.
     pub(super) fn text(&self, row: usize) -> Option<&str> {
         let (texts, index) = (self.array.as_string::<i64>(), self.index(row));
         texts.is_valid(index).then(|| texts.value(index))
     }
 
-    /// For arguments cast to `LargeBinary` or `LargeUtf8`.
+    /// Returns the value of an argument cast to `LargeBinary` or `LargeUtf8`.
     pub(super) fn bytes(&self, row: usize) -> Option<&[u8]> {
         if self.array.data_type() == &DataType::LargeUtf8 {
             return self.text(row).map(str::as_bytes);
@@ -119,7 +119,7 @@ impl ScalarUDFImpl for Function {
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         (self.coerce)(types)
-            .map_err(|wants| DataFusionError::Plan(format!("{} wants {wants}", self.name)))
+            .map_err(|needs| DataFusionError::Plan(format!("{} needs {needs}", self.name)))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -146,7 +146,7 @@ impl fmt::Debug for Function {
     }
 }
 
-// Within a session a name stands for one function.
+// Within a session, a name identifies a function.
 impl PartialEq for Function {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
@@ -182,7 +182,7 @@ pub(super) fn is_binary(data_type: &DataType) -> bool {
     )
 }
 
-/// "Utf8 and Int64", for messages.
+/// Formats types for messages: "Utf8 and Int64".
 pub(super) fn type_names(types: &[DataType]) -> String {
     match types {
         [] => "nothing".into(),
@@ -190,7 +190,7 @@ pub(super) fn type_names(types: &[DataType]) -> String {
     }
 }
 
-/// An array from what a closure makes of each row.
+/// Makes an array from the results of a closure for each row.
 pub(super) fn each_row<T, A: FromIterator<Option<T>> + Array + 'static>(
     rows: usize,
     value: impl FnMut(usize) -> Option<T>,

@@ -1,7 +1,9 @@
-//! Functions of images and captions: size, aspect ratio, perceptual hash, counts of tokens and words.
+//! Functions of images and captions: size, aspect ratio, perceptual hash, numbers of tokens and
+//! words.
 //!
-//! Decoding and tokenizing are handed in as closures: this module knows no image format and no vocabulary. An image that
-//! cannot be read gives null, so that one broken file does not end a query over a million.
+//! Decoding and tokenizing are passed in as closures, so this module knows no image format and no
+//! vocabulary. An unreadable image gives null, so that one broken file does not end a query over a
+//! million.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,14 +15,15 @@ use datafusion::logical_expr::Documentation;
 
 use super::function::{Function, SECTION, each_row, is_binary, is_text, type_names};
 
-/// Width and height in pixels as shown, of the bytes of an image file; none if its header cannot be read.
+/// Returns width and height in pixels, as displayed, of an image file, or `None` if its header
+/// cannot be read.
 pub type ImageSize = dyn Fn(&[u8]) -> Option<(u32, u32)> + Send + Sync;
-/// Perceptual hash of the bytes of an image file; none if it cannot be decoded.
+/// Returns the perceptual hash of an image file, or `None` if it cannot be decoded.
 pub type ImageHash = dyn Fn(&[u8]) -> Option<u64> + Send + Sync;
-/// Tokens of a text, without the start and end tokens, uncut.
+/// Returns the number of tokens of a text, without the start and end tokens and without truncation.
 pub type TokenCount = dyn Fn(&str) -> usize + Send + Sync;
 
-/// What SQL calls to look into images and captions.
+/// Implementations of the functions of images and captions.
 #[derive(Clone)]
 pub struct ContentFunctions {
     pub image_size: Arc<ImageSize>,
@@ -46,7 +49,9 @@ pub(super) fn content_functions(content: &ContentFunctions) -> Vec<Function> {
             image,
             image_doc(
                 "width(image)",
-                "Width of an image file in pixels, as shown (after EXIF orientation), read from its header. Null if the header cannot be read. The column meta.width holds the same without reading the image.",
+                "Width of an image file in pixels, as displayed (after EXIF orientation), read \
+                 from its header. Null if the header cannot be read. The column meta.width holds \
+                 this value without reading the image.",
                 "SELECT uid, width(image) FROM blob",
             ),
             move |arguments, rows| {
@@ -61,7 +66,9 @@ pub(super) fn content_functions(content: &ContentFunctions) -> Vec<Function> {
             image,
             image_doc(
                 "height(image)",
-                "Height of an image file in pixels, as shown (after EXIF orientation), read from its header. Null if the header cannot be read. The column meta.height holds the same without reading the image.",
+                "Height of an image file in pixels, as displayed (after EXIF orientation), read \
+                 from its header. Null if the header cannot be read. The column meta.height holds \
+                 this value without reading the image.",
                 "SELECT uid, height(image) FROM blob",
             ),
             move |arguments, rows| {
@@ -101,7 +108,10 @@ pub(super) fn content_functions(content: &ContentFunctions) -> Vec<Function> {
             image,
             image_doc(
                 "phash(image)",
-                "Perceptual hash of an image file: 64 bits that stay nearly the same when the image is resized or compressed again; compare with hamming. Decodes all pixels. Null if the image cannot be decoded. The column meta.phash holds the same where the ingest was asked for it.",
+                "Perceptual hash of an image file: 64 bits that hardly change when the image is \
+                 resized or compressed again; compare with hamming. Decodes all pixels. Null if \
+                 the image cannot be decoded. The column meta.phash holds this value if the ingest \
+                 computed it.",
                 "SELECT uid FROM blob WHERE hamming(phash(image), 12345) <= 4",
             ),
             move |arguments, rows| {
@@ -114,7 +124,8 @@ pub(super) fn content_functions(content: &ContentFunctions) -> Vec<Function> {
             text,
             text_doc(
                 "token_count(text)",
-                "Tokens of a text as the model's tokenizer counts them, without the start and end tokens, however many there are. CLIP sees at most 75 of them.",
+                "Number of tokens of a text for CLIP's tokenizer, without the start and end tokens \
+                 and without truncation. CLIP uses at most 75 of them.",
                 "SELECT uid FROM meta WHERE token_count(caption) <= 75",
             ),
             move |arguments, rows| {
@@ -129,7 +140,7 @@ pub(super) fn content_functions(content: &ContentFunctions) -> Vec<Function> {
             text,
             text_doc(
                 "word_count(text)",
-                "Words of a text: what stands between white space.",
+                "Number of words of a text, separated by white space.",
                 "SELECT uid FROM meta WHERE word_count(caption) >= 3",
             ),
             |arguments, rows| {
@@ -175,10 +186,13 @@ fn image_doc(syntax: &str, description: &str, example: &str) -> Documentation {
 }
 
 fn ratio_doc() -> Documentation {
-    let description = "Width divided by height: above 1 for wide images. Of two numbers, or of an image file as its header tells. \
-                       Null if the height is 0 or the header cannot be read.";
+    let description = "Width divided by height: above 1 for wide images. Takes two numbers, or an \
+        image file, whose header is read. Null if the height is 0 or the header cannot be read.";
     Documentation::builder(SECTION, description, "aspect_ratio(width, height)")
-        .with_argument("width", "Width in pixels; or, alone, the bytes of an image file.")
+        .with_argument(
+            "width",
+            "Width in pixels; or, as the only argument, the bytes of an image file.",
+        )
         .with_argument("height", "Height in pixels.")
         .with_alternative_syntax("aspect_ratio(image)")
         .with_sql_example(

@@ -58,7 +58,7 @@ fn hamming(a: &Argument, b: &Argument, rows: usize) -> Result<ArrayRef, String> 
     Ok(Arc::new(distances.finish()))
 }
 
-/// The bits of a 64-bit integer, signed or not.
+/// Returns the bits of a 64-bit integer, signed or not.
 fn bits(argument: &Argument, row: usize) -> Option<u64> {
     let (array, index) = (argument.array(), argument.index(row));
     let value = || match array.data_type() {
@@ -68,7 +68,7 @@ fn bits(argument: &Argument, row: usize) -> Option<u64> {
     array.is_valid(index).then(value)
 }
 
-/// a·b / (|a| |b|), summed in f64 whatever the elements are.
+/// Computes a·b / (|a| |b|), summed in f64 for any element type.
 fn cosine<A, B>(a: &Argument, b: &Argument, rows: usize) -> Result<ArrayRef, String>
 where
     A: ArrowPrimitiveType<Native: Into<f64>>,
@@ -147,24 +147,29 @@ fn element(list: &DataType) -> Option<&DataType> {
 }
 
 fn hamming_doc() -> Documentation {
-    let description = "Number of bits in which two hashes differ. Of perceptual hashes (64 bits): about 0 to 4 for the same picture, \
-                       about 32 for unrelated ones.";
+    let description = "Number of bits in which two hashes differ. For perceptual hashes (64 bits): \
+        about 0 to 4 for the same picture, about 32 for unrelated ones.";
     Documentation::builder(SECTION, description, "hamming(hash1, hash2)")
         .with_argument("hash1", "A 64-bit integer or bytes.")
-        .with_argument("hash2", "The same kind; bytes of the same length.")
-        .with_sql_example("SELECT a.uid, b.uid FROM meta a JOIN meta b ON a.uid < b.uid WHERE hamming(a.phash, b.phash) <= 4")
+        .with_argument("hash2", "A hash of the same type; bytes of the same length.")
+        .with_sql_example(
+            "SELECT a.uid, b.uid FROM meta a JOIN meta b ON a.uid < b.uid WHERE hamming(a.phash, \
+             b.phash) <= 4",
+        )
         .with_related_udf("phash")
         .build()
 }
 
 fn cosine_doc() -> Documentation {
-    let description = "Cosine of the angle between two vectors: 1 for the same direction, 0 for a right angle. Null if one of them is \
-                       null, has a null element or is all zeros; an error if their lengths differ.";
+    let description = "Cosine of the angle between two vectors: 1 for the same direction, 0 for a \
+        right angle. Null if one of them is null, has a null element or is all zeros; an error if \
+        their lengths differ.";
     Documentation::builder(SECTION, description, "cosine_similarity(vector1, vector2)")
         .with_argument("vector1", "A list of numbers, as in embeddings.embedding.")
-        .with_argument("vector2", "A list of as many numbers.")
+        .with_argument("vector2", "A list of the same length.")
         .with_sql_example(
-            "SELECT uid, cosine_similarity(embedding, [0.1, 0.2, 0.3]) AS s FROM embeddings ORDER BY s DESC LIMIT 10",
+            "SELECT uid, cosine_similarity(embedding, [0.1, 0.2, 0.3]) AS s FROM embeddings ORDER \
+             BY s DESC LIMIT 10",
         )
         .build()
 }

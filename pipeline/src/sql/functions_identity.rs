@@ -1,5 +1,5 @@
-//! Functions of identities: uids as text and back, and a fraction of any value's hash, which splits data the same way
-//! every time.
+//! Functions of identities: uids as text and back, and a fraction derived from a value's hash,
+//! which splits data reproducibly.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(super) fn identity_functions() -> Vec<Function> {
                     match arguments[0].text(row) {
                         Some(text) => {
                             let uid: Uid = text.parse().map_err(|_| {
-                                format!("wants 32 hexadecimal digits, found '{text}'")
+                                format!("needs 32 hexadecimal digits, found '{text}'")
                             })?;
                             uids.append_value(uid.0).map_err(|error| error.to_string())?;
                         }
@@ -55,8 +55,8 @@ pub(super) fn identity_functions() -> Vec<Function> {
     ]
 }
 
-/// A number in [0, 1), spread evenly: the first 53 bits of sha256(value), or with a salt of sha256(sha256(salt) ‖ value),
-/// divided by 2^53.
+/// Returns a uniformly distributed number in [0, 1): the first 53 bits of sha256(value), divided by
+/// 2^53. With a salt, sha256(sha256(salt) ‖ value) is used.
 pub(crate) fn hash_fraction(value: &[u8], salt: Option<&str>) -> f64 {
     let hash = match salt {
         Some(salt) => ContentHash::of(&[&ContentHash::of(salt.as_bytes()).0, value].concat()),
@@ -89,7 +89,7 @@ fn value_and_salt(types: &[DataType]) -> Result<Vec<DataType>, String> {
         (Some(value), [_]) => Ok(vec![value]),
         (Some(value), [_, salt]) if is_text(salt) => Ok(vec![value, DataType::LargeUtf8]),
         _ => Err(format!(
-            "a text or bytes, and if another split is wanted a text as salt, not {}",
+            "a text or bytes, and optionally a text as salt, not {}",
             type_names(types)
         )),
     }
@@ -98,7 +98,8 @@ fn value_and_salt(types: &[DataType]) -> Result<Vec<DataType>, String> {
 fn uid_doc() -> Documentation {
     Documentation::builder(
         SECTION,
-        "A uid from its text, to compare with a uid column. An error if the text is not a uid.",
+        "Parses the text of a uid, for comparison with a uid column. Fails if the text is not a \
+         uid.",
         "uid('hex')",
     )
     .with_argument("hex", "32 hexadecimal digits.")
@@ -118,11 +119,11 @@ fn hex_doc() -> Documentation {
 }
 
 fn fraction_doc() -> Documentation {
-    let description = "A number from 0 up to but not including 1 that depends on the value alone: the first 53 bits of its sha256, \
-                       divided by 2^53. So a condition on it splits data the same way every time and everywhere, and adding pairs \
-                       moves none of the old ones. Split by sha256 where one image has several captions, by caption where one \
-                       caption has several images: the same value always falls on the same side. Another salt gives an \
-                       independent split: sha256(sha256(salt) ‖ value).";
+    let description = "A number from 0 up to but not including 1 that depends on the value alone: \
+        the first 53 bits of its sha256, divided by 2^53. So a condition on it splits data \
+        reproducibly, and new pairs never move old ones. Split by sha256 if one image has several \
+        captions, or by caption if one caption has several images: equal values always fall on the \
+        same side. Another salt gives an independent split: sha256(sha256(salt) ‖ value).";
     Documentation::builder(SECTION, description, "hash_fraction(value[, salt])")
         .with_argument("value", "A text, or bytes such as a uid or a sha256.")
         .with_argument("salt", "A text that names the split.")

@@ -1,4 +1,4 @@
-//! Pairs that a caller brings along as a table: a list of uids, a selection.
+//! Tables of pairs that a caller provides: a list of uids, a selection.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use diptych_schemas::{Uid, column};
 use super::error::SqlError;
 use super::session::setting_up;
 
-/// Registers uids, and weights where there are some, as a table with the columns `uid` and `weight`.
+/// Registers uids, and weights if given, as a table with the columns `uid` and `weight`.
 pub fn register_pairs(
     context: &SessionContext,
     name: &str,
@@ -21,7 +21,7 @@ pub fn register_pairs(
     let uid = DataType::FixedSizeBinary(16);
     let internal = |error: arrow::error::ArrowError| SqlError::Session(error.to_string());
     let column: ArrayRef = match uids {
-        // An iterator without items does not say how long its items would be.
+        // An empty iterator does not tell the length of its items.
         [] => new_empty_array(&uid),
         uids => Arc::new(
             FixedSizeBinaryArray::try_from_iter(uids.iter().map(|uid| uid.0)).map_err(internal)?,

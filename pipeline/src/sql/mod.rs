@@ -1,7 +1,9 @@
-//! SQL over a dataset: the session with its tables and functions, queries, their errors and their output.
+//! SQL over a dataset: the session with its tables and functions, queries, their errors and their
+//! output.
 //!
-//! It reads and never writes: no statement can change data or reach a file that the dataset does not name. DataFusion
-//! computes on the tokio runtime that it is called from; a server gives it a runtime of its own.
+//! It reads and never writes. No statement can change data or reach a file that the dataset does
+//! not name. DataFusion computes on the tokio runtime of the caller; a server gives it a separate
+//! runtime.
 
 mod complexity;
 mod content;

@@ -1,6 +1,7 @@
-//! Results of queries as a table, CSV, JSON, JSON lines or Parquet.
+//! Output of query results as a table, CSV, JSON, JSON lines or Parquet.
 //!
-//! All but the table are written as the rows come, so a result may be larger than memory. In text, bytes are hexadecimal.
+//! All formats except the table are written as the rows come, so a result may be larger than
+//! memory. In text, bytes are hexadecimal.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -18,7 +19,7 @@ use super::query::Rows;
 use super::table_text::{TableLimits, write_table};
 use crate::checksums::ParquetWriter;
 
-/// How a result is written.
+/// The format of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputFormat {
     /// For people: cut to limits.
@@ -27,9 +28,9 @@ pub enum OutputFormat {
     Csv,
     /// One array of objects.
     Json,
-    /// One object a line.
+    /// One object per line.
     JsonLines,
-    /// zstd.
+    /// Compressed with zstd.
     Parquet,
 }
 
@@ -43,14 +44,14 @@ impl FromStr for OutputFormat {
             "json" => Ok(Self::Json),
             "jsonl" => Ok(Self::JsonLines),
             "parquet" => Ok(Self::Parquet),
-            other => Err(format!(
-                "{other:?} is not a format; there are table, csv, json, jsonl and parquet"
-            )),
+            other => {
+                Err(format!("{other:?} is not a format: use table, csv, json, jsonl or parquet"))
+            }
         }
     }
 }
 
-/// Writes all rows (of a table: up to the limit) and says how many.
+/// Writes all rows (or, for a table, as many as its limit). Returns their number.
 pub async fn write_output(
     rows: Rows,
     format: OutputFormat,
@@ -70,7 +71,7 @@ pub async fn write_output(
     }
 }
 
-/// Writes a file, which is there whole or not at all, and says how many rows are in it.
+/// Writes a file, as a whole or not at all. Returns the number of its rows.
 pub async fn write_file(
     rows: Rows,
     format: OutputFormat,
@@ -90,7 +91,7 @@ pub async fn write_file(
             Ok(written)
         }
         Err(error) => {
-            // The error that is reported is the first one; a leftover is recognised by its name.
+            // The first error is reported. A leftover file can be recognised by its name.
             let _ = std::fs::remove_file(&temporary);
             Err(error)
         }

@@ -1,32 +1,35 @@
-//! A place in a piece of SQL, and how it is shown: the line, and carets under what is meant.
+//! A place in a piece of SQL, displayed as its line with carets below.
 //!
-//! Only text: it knows neither parser nor planner. Lines and columns count from 1, columns in characters.
+//! It works on text only and knows neither parser nor planner. Lines and columns count from 1,
+//! columns in characters.
 
 use std::fmt;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Characters of a line that are shown; a longer line is shown around the place.
+/// Most characters of a line that are displayed. A longer line is cut around the place.
 const SHOWN: usize = 100;
 
-/// Where in the SQL.
+/// A place in SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// The part of the line that is shown, without tabs.
+    /// The displayed part of the line, without tabs.
     excerpt: String,
-    /// Columns of the terminal before the carets.
+    /// Terminal columns before the carets.
     indent: usize,
-    /// Carets.
+    /// Number of carets.
     carets: usize,
 }
 
 impl Place {
-    /// The place that starts at (`line`, `column`). `end` is the place after its last character; without it, the word that
-    /// starts there is meant. A place outside the text becomes the end of the text.
+    /// Creates the place that starts at (`line`, `column`).
+    ///
+    /// `end` is the place after its last character. Without it, the place is the word that starts
+    /// there. A place outside the text becomes the end of the text.
     pub(crate) fn new(sql: &str, line: usize, column: usize, end: Option<(usize, usize)>) -> Self {
         let lines: Vec<&str> = sql.lines().collect();
         let Some(text) = line.checked_sub(1).and_then(|index| lines.get(index)) else {
@@ -45,7 +48,7 @@ impl Place {
         Self::in_line(&characters, line, start, length.clamp(1, (characters.len() - start).max(1)))
     }
 
-    /// After the last character: where something is missing.
+    /// Returns the place after the last character, where something is missing.
     pub(crate) fn end(sql: &str) -> Self {
         let text = sql.trim_end();
         let characters: Vec<char> = text
@@ -58,7 +61,8 @@ impl Place {
         Self::in_line(&characters, text.lines().count().max(1), characters.len(), 1)
     }
 
-    /// The only place where `word` stands as a word of its own outside of quotes; none if there are several or none.
+    /// Returns the only place of the word `word` outside quotes, or `None` if there are none or
+    /// several.
     pub(crate) fn only(sql: &str, word: &str) -> Option<Self> {
         let mut found = words(sql).filter(|(_, _, text)| text.eq_ignore_ascii_case(word));
         let (line, column, text) = found.next()?;
@@ -68,7 +72,7 @@ impl Place {
             .then(|| Self::new(sql, line, column, Some((line, column + text.chars().count()))))
     }
 
-    /// The first place where `word` stands as a word of its own outside of quotes.
+    /// Returns the first place of the word `word` outside quotes.
     pub(crate) fn first(sql: &str, word: &str) -> Option<Self> {
         let (line, column, text) =
             words(sql).find(|(_, _, text)| text.eq_ignore_ascii_case(word))?;
@@ -92,7 +96,7 @@ impl Place {
         }
     }
 
-    /// The same place in a text that `before` characters were put in front of.
+    /// Converts the place in a text with `before` characters prepended to the place in `text`.
     pub(crate) fn moved(self, text: &str, before: usize) -> Self {
         let characters: Vec<char> = text
             .lines()
@@ -109,7 +113,7 @@ impl Place {
         }
     }
 
-    /// What the carets stand under starts with this character.
+    /// Returns whether the marked text starts with this character.
     pub(crate) fn starts_with(&self, sql: &str, character: char) -> bool {
         sql.lines().nth(self.line - 1).and_then(|line| line.chars().nth(self.column - 1))
             == Some(character)
@@ -124,7 +128,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Words of the SQL with their line and column, without those in single quotes.
+/// Returns the words of the SQL with their line and column, except those in single quotes.
 fn words(sql: &str) -> impl Iterator<Item = (usize, usize, String)> {
     let mut words = Vec::new();
     let (mut line, mut column, mut quoted) = (1, 1, false);

@@ -1,7 +1,7 @@
-//! Statements with parameters: what is asked once and run with several values.
+//! Statements with parameters, which are planned once and run with several values.
 //!
-//! Parameters are written `$1`, `$2`, … or, as many clients do, `?` for the next one. A value is a literal for the planner: it is
-//! never pasted into the text.
+//! Parameters are written `$1`, `$2`, … or, as by many clients, `?` for the next one. A value is a
+//! literal for the planner and never inserted into the text.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::error::{SqlError, StatementError};
 use super::explain::planning_error;
 use super::query::{Planned, Rows, execute, plan};
 
-/// A read-only statement that was understood.
+/// A planned read-only statement.
 #[derive(Clone)]
 pub struct Prepared {
     planned: Arc<Planned>,
@@ -24,16 +24,16 @@ pub struct Prepared {
     parameters: Vec<Parameter>,
 }
 
-/// What is left open in a statement.
+/// A parameter of a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
     /// `$1`, `$2`, …
     pub name: String,
-    /// Where the statement tells it.
+    /// The type, if it follows from the statement.
     pub data_type: Option<DataType>,
 }
 
-/// Understands a statement; nothing is computed yet.
+/// Plans a statement, without computing anything.
 pub async fn prepare(context: &SessionContext, sql: &str) -> Result<Prepared, SqlError> {
     let sql = numbered(sql);
     let planned = plan(context, &sql).await?;
@@ -42,24 +42,25 @@ pub async fn prepare(context: &SessionContext, sql: &str) -> Result<Prepared, Sq
 }
 
 impl Prepared {
-    /// In the order of their numbers.
+    /// Returns the parameters in the order of their numbers.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
-    /// What its rows will be like. The type of a column that is a parameter may still change with its value.
+    /// Returns the schema of the result. The type of a column that is a parameter may still change
+    /// with its value.
     pub fn schema(&self) -> Result<SchemaRef, SqlError> {
-        // Types that are compared or put into one column become one type only here.
+        // The optimizer unifies types that are compared or put into one column.
         let plan = self.planned.state.optimize(&self.planned.plan);
         let plan = plan.map_err(|error| planning_error(&self.planned.state, &self.sql, &error))?;
         Ok(Arc::clone(plan.schema().inner()))
     }
 
-    /// The statement with a value for each parameter.
+    /// Sets the values of all parameters.
     pub fn bind(&self, values: Vec<ScalarValue>) -> Result<Self, SqlError> {
         if values.len() != self.parameters.len() {
             return refuse(format!(
-                "the statement has {} parameters, {} values were given",
+                "the statement has {} parameters, but {} values were given",
                 self.parameters.len(),
                 values.len()
             ));
@@ -76,7 +77,7 @@ impl Prepared {
         Ok(Self { planned: Arc::new(planned), sql: self.sql.clone(), parameters: Vec::new() })
     }
 
-    /// Starts it with a value for each parameter.
+    /// Runs the statement with a value for each parameter.
     pub async fn run(&self, values: Vec<ScalarValue>) -> Result<Rows, SqlError> {
         let bound = self.bind(values)?;
         execute(&bound.sql, bound.planned.state.clone(), bound.planned.plan.clone()).await
@@ -93,26 +94,24 @@ fn parameters_of(planned: &Planned, sql: &str) -> Result<Vec<Parameter>, SqlErro
         match name[1..].parse::<usize>() {
             Ok(number) => numbered.push((number, Parameter { name, data_type })),
             Err(_) => {
-                return refuse(format!(
-                    "{name} is not a parameter: they are written ?, or $1, $2 and so on"
-                ));
+                return refuse(format!("{name} is not a parameter: write ?, or $1, $2 and so on"));
             }
         }
     }
     numbered.sort_by_key(|(number, _)| *number);
-    // Numbers come from outside: nothing is made as long as the largest of them says.
+    // The numbers come from outside, so nothing is allocated by the largest of them.
     if let Some(missing) = (1..)
         .zip(&numbered)
         .find(|(expected, (number, _))| expected != number)
         .map(|(expected, _)| expected)
     {
-        return refuse(format!("there is no parameter ${missing}, though there are later ones"));
+        return refuse(format!("parameter ${missing} is missing, but there are later ones"));
     }
     Ok(numbered.into_iter().map(|(_, parameter)| parameter).collect())
 }
 
-/// The statement with `$1`, `$2`, … for each `?` outside of texts and comments. What cannot be read stays as it is: the parser
-/// says why.
+/// Replaces each `?` outside texts and comments by `$1`, `$2`, …. SQL that cannot be tokenized
+/// stays unchanged; the parser reports the error.
 fn numbered(sql: &str) -> Cow<'_, str> {
     if !sql.contains('?') {
         return sql.into();

@@ -1,4 +1,5 @@
-//! From SQL to rows: parse one statement, plan it, refuse what could write, run it as a stream.
+//! From SQL to rows: parses one statement, plans it, refuses statements that could write, and runs
+//! it as a stream.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use super::prepared::prepare;
 use super::session::setting_up;
 use super::tables::DatasetTables;
 
-/// The rows of a query, as a stream: nothing is computed before it is asked for.
+/// The rows of a query, as a stream that computes on demand.
 pub struct Rows {
     stream: SendableRecordBatchStream,
     state: Arc<SessionState>,
@@ -33,13 +34,13 @@ impl Rows {
         self.stream.schema()
     }
 
-    /// The next rows, or none at the end.
+    /// Returns the next rows, or `None` at the end.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, SqlError> {
         let next = self.stream.next().await.transpose();
         next.map_err(|error| running_error(&self.state, &self.sql, &error))
     }
 
-    /// All rows. For results that are known to be small.
+    /// Returns all rows, for results that are known to be small.
     pub async fn collect(mut self) -> Result<Vec<RecordBatch>, SqlError> {
         let mut batches = Vec::new();
         while let Some(batch) = self.next().await? {
@@ -48,7 +49,7 @@ impl Rows {
         Ok(batches)
     }
 
-    /// Whether these are the lines of an EXPLAIN, which are not to be cut.
+    /// Returns whether these are the lines of an EXPLAIN, which must not be cut.
     pub(super) fn explains(&self) -> bool {
         self.explains
     }
@@ -59,11 +60,11 @@ pub async fn query(context: &SessionContext, sql: &str) -> Result<Rows, SqlError
     prepare(context, sql).await?.run(Vec::new()).await
 }
 
-/// A statement that was understood.
+/// A planned statement.
 pub(crate) struct Planned {
     pub(crate) state: SessionState,
     pub(crate) statement: Statement,
-    /// Not yet optimized: functions stand in it as they were written.
+    /// Not optimized yet, so its functions are as written.
     pub(crate) plan: LogicalPlan,
 }
 
@@ -90,7 +91,8 @@ pub(crate) async fn plan(context: &SessionContext, sql: &str) -> Result<Planned,
             message: "only reading is allowed: SELECT, EXPLAIN, SHOW TABLES and DESCRIBE".into(),
             place: None,
             advice: Some(
-                "to keep the result, ask for it as CSV, JSON or Parquet; to choose pairs for training, use `diptych select`"
+                "to store the result, request it as CSV, JSON or Parquet; to choose pairs for \
+                 training, use `diptych select`"
                     .into(),
             ),
         }
@@ -112,10 +114,10 @@ pub(super) fn one_statement(state: &SessionState, sql: &str) -> Result<Statement
         Err(DataFusionError::NotImplemented(message))
             if message.contains("single SQL statement") =>
         {
-            refuse("there is more than one statement; give one at a time")
+            refuse("there is more than one statement; run one at a time")
         }
         Err(DataFusionError::Plan(message)) if message.contains("No SQL statements") => {
-            refuse("there is no SQL in it")
+            refuse("the SQL is empty")
         }
         Err(error) => Err(planning_error(state, sql, &error)),
     }

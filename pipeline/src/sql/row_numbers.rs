@@ -1,8 +1,9 @@
 //! row_number() over sorted rows, without state for each partition.
 //!
-//! The best row of each group, `row_number() OVER (PARTITION BY sha256 ORDER BY …) = 1`, is how duplicates are dropped in SQL.
-//! DataFusion's own operator keeps batches and states for every partition, which for millions of partitions costs five times
-//! the sort before it. Over rows that are sorted by the partition's columns, a number is a count since the last change.
+//! Duplicates are dropped in SQL by keeping the best row of each group, `row_number() OVER
+//! (PARTITION BY sha256 ORDER BY …) = 1`. DataFusion's own operator keeps batches and states for
+//! every partition. With millions of partitions it costs five times the sort before it. Over rows
+//! sorted by the partition's columns, a number is a count since the last change.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
-/// Puts [`RowNumbers`] in the place of DataFusion's operator, where that computes nothing but row numbers of sorted rows.
+/// Replaces DataFusion's operator by [`RowNumbers`] if it computes only row numbers of sorted rows.
 #[derive(Debug)]
 pub(super) struct CountRows;
 
@@ -59,9 +60,9 @@ impl PhysicalOptimizerRule for CountRows {
 #[derive(Clone, Debug)]
 struct RowNumbers {
     input: Arc<dyn ExecutionPlan>,
-    /// What the rows are sorted by, in any order, and numbered within.
+    /// The columns by which the rows are sorted, in any order, and within which they are numbered.
     partition_by: Vec<Arc<dyn PhysicalExpr>>,
-    /// The input's columns, and the numbers: all the same.
+    /// The columns of the input, followed by the numbers, which are all equal.
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
 }
@@ -171,7 +172,7 @@ impl ExecutionPlan for RowNumbers {
     }
 }
 
-/// Counts rows since the last change of their keys, from batch to batch.
+/// Counts rows since the last change of their keys, across batches.
 #[derive(Default)]
 struct Counter {
     /// Keys of the last row, and its number.
@@ -194,7 +195,7 @@ impl Counter {
         Ok(UInt64Array::from(numbers))
     }
 
-    /// Rows of the first row's partition in earlier batches.
+    /// Returns the number of rows of the first row's partition in earlier batches.
     fn before(&self, keys: &[ArrayRef]) -> SqlResult<u64> {
         let Some((last, number)) = &self.last else { return Ok(0) };
         let both: Vec<ArrayRef> = last

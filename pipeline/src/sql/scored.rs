@@ -1,7 +1,8 @@
-//! The table `scored`: meta, with a column for each score. Never more rows than meta, and only what a query names is read.
+//! The table `scored`: meta, with a column for each score. It has exactly the rows of meta, and
+//! reads only the columns that a query uses.
 //!
-//! A score's column holds the values of its newest producer, and is null where a pair has none. `phash` and `language`, which
-//! meta has as well, are meta's own where it has one, the score's where not.
+//! A score's column holds the values of its newest producer, and is null for a pair without one.
+//! `phash` and `language` also exist in meta: the value in meta counts, or else the score's.
 
 use std::fmt;
 use std::fs::File;
@@ -30,11 +31,11 @@ pub(super) struct ScoredTable {
     scores: Vec<ScoreFiles>,
     meta: SchemaRef,
     schema: SchemaRef,
-    /// Where each column of `schema` comes from.
+    /// The origin of each column of `schema`.
     origins: Vec<Origin>,
 }
 
-/// Where a column comes from.
+/// The origin of a column.
 #[derive(Clone, Copy, Debug, Default)]
 struct Origin {
     /// Index in the schema of meta.
@@ -122,16 +123,16 @@ impl TableProvider for ScoredTable {
     }
 }
 
-/// A score that a query names.
+/// A score that a query uses.
 #[derive(Debug)]
 struct WantedScore {
     index: usize,
     value: ScoreValue,
-    /// With their shards, ordered by shard.
+    /// Files with their shards, ordered by shard.
     files: Vec<(u32, PathBuf)>,
 }
 
-/// Some shards, read one after the other.
+/// Some shards, read in sequence.
 #[derive(Clone, Debug)]
 struct ShardGroup {
     shards: Vec<(u32, PathBuf)>,
@@ -152,7 +153,7 @@ impl ShardGroup {
         Ok(())
     }
 
-    /// Gives the rows of a shard to `give`, until it wants no more.
+    /// Passes the rows of a shard to `give`, until it returns `false`.
     fn read_shard(
         &self,
         shard: u32,
@@ -169,7 +170,7 @@ impl ShardGroup {
             .filter_map(|origin| origin.meta)
             .map(|index| self.meta.field(index).name().as_str())
             .collect();
-        // Without scores and columns, the uid still says how many rows there are.
+        // Without scores and columns, the uid still gives the number of rows.
         names.push(column::UID);
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);
         let rows = builder.with_projection(mask).with_batch_size(batch_rows).build();

@@ -1,7 +1,8 @@
-//! The session: DataFusion set up for datasets, with a limit on memory, the tables and the functions.
+//! The session: DataFusion set up for datasets, with a memory limit, the tables and the functions.
 //!
-//! What it limits: memory of joins, aggregates and sorts (sorts and aggregates go to the disk, in the system's folder for
-//! temporary files), and rows of images in one batch. What a session reads is what dataset.json named when it was made.
+//! It limits the memory of joins, aggregates and sorts, and the rows of images in one batch. Sorts
+//! and aggregates spill to the system's folder for temporary files. A session reads the files that
+//! dataset.json named when it was created.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -22,29 +23,31 @@ use super::row_numbers::CountRows;
 use super::tables::DatasetTables;
 use super::top_fraction::top_fraction;
 
-/// Memory limit where the system does not tell how much it has.
+/// Memory limit if the system does not report its memory.
 const MEMORY_UNKNOWN: usize = 2 << 30;
-/// Smallest memory limit: below it even small sorts fail.
+/// Smallest memory limit. Below it even small sorts fail.
 const MEMORY_LEAST: usize = 256 << 20;
 
-/// What a session is made of.
+/// The settings of a session.
 #[derive(Clone)]
 pub struct SessionSpec<'a> {
-    /// Folder of the dataset; without it there are only the other tables.
+    /// Folder of the dataset. Without it, there are only the other tables.
     pub dataset: Option<&'a Path>,
     pub functions: &'a ContentFunctions,
-    /// More tables (runs, checkpoints, metrics, embeddings), by name. The rows of `training_ledger`, which training wrote, are rows of
-    /// the dataset's ledger too.
+    /// More tables (runs, checkpoints, metrics, embeddings), by name. The rows of
+    /// `training_ledger`, which training wrote, also appear in the dataset's ledger.
     pub tables: Vec<(String, Arc<dyn TableProvider>)>,
-    /// Threads that a query is split for; none: one for each core.
+    /// Threads that a query is split for; `None`: one per core.
     pub partitions: Option<NonZeroUsize>,
-    /// Memory limit of all queries of the session together, in bytes; none: half of what the system has left.
+    /// Memory limit of all queries of the session together, in bytes; `None`: half of the available
+    /// memory.
     pub memory: Option<usize>,
-    /// Where sorts and aggregates go when memory is full; none: the system's folder for temporary files.
+    /// Where sorts and aggregates spill when memory is full; `None`: the system's folder for
+    /// temporary files.
     pub spill: Option<Spill>,
 }
 
-/// A place on the disk for what does not fit into memory.
+/// A place on disk for data that does not fit into memory.
 #[derive(Clone, Debug)]
 pub struct Spill {
     pub folder: PathBuf,
@@ -57,9 +60,11 @@ impl<'a> SessionSpec<'a> {
     }
 }
 
-/// A context with the tables `meta`, `blob`, `ledger`, `scores` of the dataset, the given tables, and Diptych's functions.
+/// Creates a context with the tables `meta`, `blob`, `ledger`, `scores` of the dataset, the given
+/// tables, and Diptych's functions.
 ///
-/// Use [`super::query`] on it rather than its own `sql`: that keeps statements from writing and batches of images small.
+/// Use [`super::query`] on it instead of its own `sql`, because that prevents writing and keeps
+/// batches of images small.
 pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
     let partitions = spec
         .partitions
@@ -68,12 +73,14 @@ pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
     let mut config =
         SessionConfig::new().with_target_partitions(partitions).with_information_schema(true);
     let options = config.options_mut();
-    // Without it, errors of names do not say where they stand.
+    // Without it, errors of names have no place.
     options.sql_parser.collect_spans = true;
-    // Tables have the types of the schemas, and casts give the same: views would be a second kind of text.
+    // Tables have the types of the schemas, and casts return them too. Views would be a second kind
+    // of text.
     options.sql_parser.map_string_types_to_utf8view = false;
     options.execution.parquet.schema_force_view_types = false;
-    // Conditions are checked while reading, so that images and captions of other rows are not even decoded.
+    // Conditions are checked while reading, so that images and captions of other rows are not even
+    // decoded.
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.reorder_filters = true;
 
@@ -104,7 +111,7 @@ pub fn session(spec: SessionSpec<'_>) -> Result<SessionContext, SqlError> {
     context.register_udaf(top_fraction());
     let mut tables = spec.tables;
     if let Some(dataset) = &dataset {
-        // Both have embeddings: they are one table.
+        // Both have embeddings, which form one table.
         let place = tables.iter().position(|(name, _)| name == "embeddings");
         let embeddings = place.map(|place| tables.swap_remove(place).1);
         let of_training = tables.iter().find(|(name, _)| name == "training_ledger");
@@ -122,7 +129,7 @@ pub(super) fn setting_up(error: DataFusionError) -> SqlError {
     SqlError::Session(error.strip_backtrace())
 }
 
-/// Half of the memory that Linux says is available.
+/// Returns half of the memory that Linux reports as available.
 pub fn default_memory() -> usize {
     let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

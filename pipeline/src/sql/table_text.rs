@@ -1,5 +1,5 @@
-//! A result as a table for people: uids as hexadecimal digits, other bytes as their number, long text cut, and a last line
-//! that says how many rows there are.
+//! A result as a table for people: uids as hexadecimal digits, other bytes as their length, long
+//! text cut. The last line gives the number of rows.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -15,23 +15,24 @@ use super::error::SqlError;
 use super::output::unprintable;
 use super::query::Rows;
 
-/// Rows that are counted after the last one shown; then the table says "more than".
+/// Rows that are counted after the last displayed one. Beyond, the table says "more than".
 const COUNTED: u64 = 1_000_000;
-/// Longest fixed-size bytes that are shown as digits: a sha256.
+/// Longest fixed-size bytes that are displayed as digits: a sha256.
 const LONGEST_HEX: i32 = 32;
 
-/// How much of a result a table shows.
+/// Limits on the displayed part of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableLimits {
-    /// Rows.
+    /// Most rows.
     pub rows: u64,
-    /// Columns of the terminal for one cell.
+    /// Terminal columns of one cell.
     pub cell_width: usize,
-    /// Columns of the terminal for the whole table; columns of the table that do not fit are left out, which is said. None: any number.
+    /// Terminal columns of the whole table; `None`: no limit. Columns of the table that do not fit
+    /// are left out, with a note.
     pub screen_width: Option<usize>,
-    /// Each row as lines of name and value.
+    /// Whether each row is displayed as lines of name and value.
     pub expanded: bool,
-    /// What shows more, said where rows, or columns, are left out.
+    /// Notes on how to see more, if rows or columns are left out.
     pub more_rows: &'static str,
     pub more_columns: &'static str,
 }
@@ -49,7 +50,7 @@ impl Default for TableLimits {
     }
 }
 
-/// Writes the table and says how many rows it shows.
+/// Writes the table. Returns the number of displayed rows.
 pub(super) async fn write_table(
     mut rows: Rows,
     limits: TableLimits,
@@ -135,7 +136,8 @@ fn longest_name(rows: &Rows) -> usize {
     rows.schema().fields().iter().map(|field| field.name().width()).max().unwrap_or(0)
 }
 
-/// Columns, from the first, that fit into a screen with the lines between them; one at least.
+/// Returns the number of columns, from the first, that fit into a screen with the lines between
+/// them. At least one.
 fn fitting_columns(batches: &[RecordBatch], screen: usize) -> usize {
     let schema = batches[0].schema();
     let mut used = 1;
@@ -148,7 +150,7 @@ fn fitting_columns(batches: &[RecordBatch], screen: usize) -> usize {
     schema.fields().iter().enumerate().take_while(fits).count().max(1)
 }
 
-/// Each row as a heading and a line for each column.
+/// Formats each row as a heading and one line per column.
 fn expanded(batches: &[RecordBatch]) -> String {
     let schema = batches[0].schema();
     let longest = schema.fields().iter().map(|field| field.name().width()).max().unwrap_or(0);
@@ -204,7 +206,7 @@ fn text_column(column: &ArrayRef, cell_width: usize) -> Result<ArrayRef, ArrowEr
     Ok(Arc::new(cells))
 }
 
-/// At most `width` columns of a terminal, on one line. Without a limit, lines stay.
+/// Cuts a text to `width` terminal columns, on one line. Without a limit, lines stay.
 fn cut(text: &str, width: usize) -> String {
     if width == usize::MAX {
         return text.to_owned();
@@ -227,7 +229,7 @@ fn cut(text: &str, width: usize) -> String {
     kept
 }
 
-/// 12345 as "12,345".
+/// Formats 12345 as "12,345".
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -1,7 +1,7 @@
-//! The tables of a dataset folder: which files they consist of, and how they become tables of SQL.
+//! The tables of a dataset folder: their files, and how these become tables of SQL.
 //!
-//! A shard or ledger file that dataset.json does not name does not exist. What it names must be there: a missing or
-//! shortened file is an error when the session is made, not in the middle of a query.
+//! A shard or ledger file that dataset.json does not name is not part of the dataset. A missing or
+//! truncated file is an error when the session is created, not in the middle of a query.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -34,12 +34,13 @@ use crate::checksums::check_tail;
 use crate::footer;
 use crate::scores::{EmbeddingFiles, ScoreFiles, embedding_files, score_files};
 
-/// Bytes of images that one batch of a query should hold. A query holds a few batches for each of its threads.
+/// Bytes of images that one batch of a query should hold. A query holds a few batches for each of
+/// its threads.
 const IMAGE_BATCH_BYTES: u64 = 8 << 20;
-/// Rows of a batch of a query that reads images, however small they are.
+/// Most rows in a batch of a query that reads images, however small they are.
 const IMAGE_BATCH_ROWS: u64 = 1024;
 
-/// A dataset as it was when the session was made.
+/// A dataset at the time when the session was created.
 #[derive(Debug)]
 pub(crate) struct DatasetTables {
     /// Absolute.
@@ -67,8 +68,11 @@ impl DatasetTables {
         &self.manifest
     }
 
-    /// Rows in a batch of a query that reads images, so that a batch of average images has [`IMAGE_BATCH_BYTES`]. Operators
-    /// fill their batches up to this number of rows, so it is a matter of the whole query, not of the scan.
+    /// Returns the rows per batch of a query that reads images, so that a batch of average images
+    /// has [`IMAGE_BATCH_BYTES`].
+    ///
+    /// Operators fill their batches up to this number of rows, so it applies to the whole query,
+    /// not only to the scan.
     pub(super) fn image_batch_rows(&self) -> usize {
         let bytes: u64 = self.manifest.shards.iter().map(|shard| shard.blob_bytes).sum();
         let average = (bytes / self.manifest.pairs.max(1)).max(1);
@@ -83,7 +87,7 @@ impl DatasetTables {
         self.manifest.ledgers.iter().map(|entry| ledger_path(&self.folder, entry.number)).collect()
     }
 
-    /// Files of scores and embeddings.
+    /// Returns the files of scores and embeddings.
     fn scored_files(&self) -> Vec<PathBuf> {
         let scores = self.scores.iter().flat_map(|score| &score.files);
         scores.chain(self.embeddings.iter().flat_map(|of| &of.files)).cloned().collect()
@@ -129,7 +133,7 @@ impl DatasetTables {
         Ok(())
     }
 
-    /// All scores in one table, with the name of each in front.
+    /// Returns all scores in one table, with the name of each in the first column.
     fn scores_table(&self) -> Result<Arc<dyn TableProvider>, SqlError> {
         let schema = scores_schema();
         if self.scores.is_empty() {
@@ -156,7 +160,7 @@ impl DatasetTables {
         union_of(parts)
     }
 
-    /// Meta with a column for each score.
+    /// Returns meta with a column for each score.
     fn scored_table(&self) -> ScoredTable {
         let shards = self
             .manifest
@@ -166,7 +170,7 @@ impl DatasetTables {
         ScoredTable::new(shards.collect(), self.manifest.meta_schema(), self.scores.clone())
     }
 
-    /// The dataset's embeddings and those of a state folder as one table.
+    /// Returns the embeddings of the dataset and of a state folder as one table.
     fn embeddings_table(
         &self,
         of_state: Option<Arc<dyn TableProvider>>,
@@ -193,7 +197,8 @@ impl DatasetTables {
         if parts.is_empty() { Ok(Arc::new(EmptyTable::new(schema))) } else { union_of(parts) }
     }
 
-    /// The first file that cannot be read, and why. Reads whole files except images, so it is for the way of an error.
+    /// Returns the first file that cannot be read, and the reason. It reads whole files except
+    /// images, so it is meant for error handling.
     pub(super) fn first_unreadable_file(&self) -> Option<SqlError> {
         let narrow = self.meta_files().into_iter().chain(self.ledger_files());
         let narrow = narrow.chain(self.scored_files());
@@ -218,8 +223,8 @@ fn unreadable(path: &Path, rows_too: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that a Parquet file is there, has the length that is known of it, that its footer can be where it says, and that
-/// everything behind its pages has the checksum that it was written with, if it has one.
+/// Checks that a Parquet file exists, has its known length and can hold its footer, and that
+/// everything behind its pages has its checksum, where there is one.
 ///
 /// parquet 59 computes with the footer's length before it compares it with the file's.
 fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> {
@@ -228,13 +233,13 @@ fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> 
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(damaged("dataset.json names this file, but it is not there"));
+            return Err(damaged("dataset.json names this file, but it does not exist"));
         }
         Err(error) => return Err(SchemaError::io(path)(error).into()),
     };
     let length = file.metadata().map_err(SchemaError::io(path))?.len();
     if let Some(known) = known_length.filter(|known| *known != length) {
-        return Err(damaged(&format!("it has {length} bytes, dataset.json says {known}")));
+        return Err(damaged(&format!("it has {length} bytes, but dataset.json says {known}")));
     }
     let (magic, tail) = (4, 8);
     if length < magic + tail {
@@ -247,12 +252,12 @@ fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> 
     let footer = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
     if &end[4..] != b"PAR1" {
         return Err(damaged(
-            "it does not end as a Parquet file does: it was cut short or is something else",
+            "it does not end like a Parquet file: it is truncated or has another format",
         ));
     }
     if footer + magic + tail > length {
         return Err(damaged(&format!(
-            "its footer claims {footer} bytes, the whole file has {length}"
+            "its footer claims {footer} bytes, but the whole file has {length}"
         )));
     }
     // What stands there decides which rows a query reads, and no reader checks it.
@@ -265,8 +270,8 @@ fn check_footer(path: &Path, known_length: Option<u64>) -> Result<(), SqlError> 
     }
 }
 
-/// An absolute path without `..`, which DataFusion takes in no path. Where one stands, links before it are followed: `link/..` is the
-/// folder in which what `link` leads to lies.
+/// Returns an absolute path without `..`, which DataFusion does not accept. In a path with `..`,
+/// links before it are followed: `link/..` is the parent folder of the link's target.
 pub(super) fn plain_path(path: &Path) -> Result<PathBuf, SchemaError> {
     let absolute = std::path::absolute(path).map_err(SchemaError::io(path))?;
     if absolute.components().any(|part| part == Component::ParentDir) {
@@ -275,7 +280,7 @@ pub(super) fn plain_path(path: &Path) -> Result<PathBuf, SchemaError> {
     Ok(absolute)
 }
 
-/// Exactly these files as one table; a column that a file lacks is null there.
+/// Opens exactly these files as one table. A column that a file lacks is null there.
 fn parquet_table(files: &[PathBuf], schema: SchemaRef) -> Result<Arc<dyn TableProvider>, SqlError> {
     if files.is_empty() {
         return Ok(Arc::new(EmptyTable::new(schema)));
@@ -283,7 +288,7 @@ fn parquet_table(files: &[PathBuf], schema: SchemaRef) -> Result<Arc<dyn TablePr
     listed_files(files, Arc::new(ParquetFormat::default()), schema)
 }
 
-/// Exactly these files of a format as one table.
+/// Opens exactly these files of a format as one table.
 pub(super) fn listed_files(
     files: &[PathBuf],
     format: Arc<dyn FileFormat>,
@@ -291,13 +296,13 @@ pub(super) fn listed_files(
 ) -> Result<Arc<dyn TableProvider>, SqlError> {
     let mut urls = Vec::with_capacity(files.len());
     for path in files {
-        // As a URL: as a path, `*` and `[` in the name of a folder would be a pattern.
+        // In a path, unlike in a URL, `*` and `[` in the name of a folder would be a pattern.
         let url = Url::from_file_path(path).map_err(|()| {
             SqlError::Session(format!("{} is not an absolute path", path.display()))
         })?;
         urls.push(ListingTableUrl::try_new(url, None).map_err(setting_up)?);
     }
-    // The files are named one by one, whatever their names end in.
+    // The files are named one by one, with any extension.
     let options = ListingOptions::new(format).with_file_extension("");
     let config = ListingTableConfig::new_with_multi_paths(urls)
         .with_listing_options(options)
@@ -305,14 +310,16 @@ pub(super) fn listed_files(
     Ok(Arc::new(ListingTable::try_new(config).map_err(setting_up)?))
 }
 
-/// A Parquet file that is no part of a dataset as a table: a selection, a table of groups, a result that was kept.
+/// Opens a Parquet file that is not part of a dataset as a table: a selection, a table of groups, a
+/// stored result.
 pub fn parquet_file_table(path: &Path) -> Result<Arc<dyn TableProvider>, SqlError> {
     let path = plain_path(path)?;
     let schema = parquet_file_schema(&path)?;
     parquet_table(std::slice::from_ref(&path), schema)
 }
 
-/// Several such files as one table, of the columns of all of them. The paths are absolute.
+/// Opens several Parquet files as one table, with the columns of all of them. The paths must be
+/// absolute.
 pub(super) fn parquet_files_table(files: &[PathBuf]) -> Result<Arc<dyn TableProvider>, SqlError> {
     let mut merged = Schema::empty();
     for path in files {
@@ -327,7 +334,7 @@ fn parquet_file_schema(path: &Path) -> Result<SchemaRef, SqlError> {
     let unreadable = |message: String| SqlError::File { path: path.to_owned(), message };
     let file = File::open(path).map_err(SchemaError::io(path))?;
     check_footer(path, None)
-        .map_err(|_| unreadable("it is not a Parquet file, or was cut short".into()))?;
+        .map_err(|_| unreadable("it is not a Parquet file, or is truncated".into()))?;
     let builder = footer::rows_of(file).map_err(|error| unreadable(error.to_string()))?;
     Ok(Arc::new(builder.schema().as_ref().clone().with_metadata(HashMap::new())))
 }
@@ -338,7 +345,7 @@ fn whole(table: Arc<dyn TableProvider>) -> Result<LogicalPlan, SqlError> {
         .map_err(setting_up)
 }
 
-/// The rows of all plans as one table.
+/// Returns the rows of all plans as one table.
 fn union_of(plans: Vec<LogicalPlan>) -> Result<Arc<dyn TableProvider>, SqlError> {
     let mut plans = plans.into_iter();
     let Some(mut all) = plans.next() else {

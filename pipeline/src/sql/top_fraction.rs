@@ -1,6 +1,8 @@
-//! The aggregate `top_fraction(value, fraction)`: the threshold that keeps the largest values, exactly.
+//! The aggregate `top_fraction(value, fraction)`: the exact threshold that keeps the largest
+//! values.
 //!
-//! It keeps all values and selects by partition, so it costs eight bytes a value and linear time, not a sort.
+//! It stores all values and selects by partition. So it needs eight bytes per value and linear
+//! time, without a sort.
 
 use std::cmp::Ordering;
 use std::mem::size_of_val;
@@ -15,10 +17,13 @@ use datafusion::logical_expr::{Accumulator, AggregateUDF, Volatility, create_uda
 
 pub(crate) const TOP_FRACTION: &str = "top_fraction";
 
-/// `top_fraction(value, fraction)`: element number ⌊count · fraction⌋, from 0, of the values in descending order, so that
-/// `value >= top_fraction(value, 0.3)` keeps the top 30% as DataComp's `get_threshold` defines them (`baselines/apply_filter.py`:
-/// `-np.sort(-values)[int(len(values) * fraction)]`). Nulls do not count, NaN is below every number, a fraction of 1 gives the
-/// smallest value. Null where there are no values.
+/// Creates `top_fraction(value, fraction)`: element number ⌊count · fraction⌋, from 0, of the
+/// values in descending order.
+///
+/// So `value >= top_fraction(value, 0.3)` keeps the top 30% as in DataComp's `get_threshold`
+/// (`baselines/apply_filter.py`: `-np.sort(-values)[int(len(values) * fraction)]`). Nulls do not
+/// count, NaN is below every number, and a fraction of 1 gives the smallest value. The result is
+/// null if there are no values.
 pub(super) fn top_fraction() -> AggregateUDF {
     let list = DataType::List(item());
     create_udaf(
@@ -44,11 +49,11 @@ struct TopFraction {
 impl TopFraction {
     fn take_fraction(&mut self, fractions: &ArrayRef) -> Result<()> {
         let fractions = fractions.as_primitive::<Float64Type>();
-        // One constant in all rows; another part may have had no rows at all.
+        // It is one constant in all rows, but another part may have no rows at all.
         let Some(fraction) = fractions.iter().flatten().next() else { return Ok(()) };
         if !(0.0..=1.0).contains(&fraction) {
             return Err(DataFusionError::Execution(format!(
-                "{TOP_FRACTION}: wants a fraction from 0 to 1, found {fraction}"
+                "{TOP_FRACTION}: needs a fraction from 0 to 1, found {fraction}"
             )));
         }
         self.fraction = Some(fraction);
@@ -99,7 +104,7 @@ impl Accumulator for TopFraction {
     }
 }
 
-/// NaN last, as numpy sorts.
+/// Compares in descending order with NaN last, as numpy sorts.
 fn descending(a: f64, b: f64) -> Ordering {
     match (a.is_nan(), b.is_nan()) {
         (false, false) => b.total_cmp(&a),

@@ -1,5 +1,7 @@
-//! A bounded cache of blocks on a local disk. Any number of processes may share its folder, and be killed at any time: blocks are
-//! put in place by rename, and one that is damaged is found out by its hash when it is read, and forgotten.
+//! A bounded cache of blocks on a local disk.
+//!
+//! Any number of processes may share its folder, and may be killed at any time. Blocks are put in
+//! place by rename. A damaged block is detected by its hash when it is read, and removed.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,23 +15,23 @@ use diptych_schemas::{ContentHash, durable};
 
 use super::StorageError;
 
-/// Length of the hash that stands before a block.
+/// Length of the hash at the start of a block file.
 const HASH: usize = 32;
-/// A block that was read is marked as used again when its mark is older: marking costs a write.
+/// Age from which a block that is read is marked as used again. Marking costs a write.
 const MARK_AFTER: Duration = Duration::from_mins(1);
-/// A file that is not whole and this old has no writer any more.
+/// Age from which an incomplete file can have no writer any more.
 const LEFTOVER: Duration = Duration::from_hours(1);
 
-/// Blocks by their keys, in a folder of its own.
+/// A cache of blocks by key, in its own folder.
 pub struct BlockCache {
     folder: PathBuf,
-    /// Bytes that are kept.
+    /// Largest size of the cache in bytes.
     limit: u64,
     used: Mutex<Used>,
     warned: AtomicBool,
 }
 
-/// What this process knows of the folder; others write to it, too.
+/// The size of the folder as far as this process knows; other processes write to it, too.
 struct Used {
     bytes: u64,
     since_look: u64,
@@ -42,7 +44,7 @@ struct Entry {
 }
 
 impl BlockCache {
-    /// Opens a cache of at most so many bytes; a folder that is not there is made.
+    /// Opens a cache of at most `limit` bytes. Creates the folder if needed.
     pub fn open(folder: &Path, limit: u64) -> Result<Self, StorageError> {
         let bad = |message: std::io::Error| StorageError::Cache {
             folder: folder.display().to_string(),
@@ -65,31 +67,32 @@ impl BlockCache {
         self.folder.join(&name[..2]).join(name)
     }
 
-    /// Bytes that are kept at most.
+    /// Returns the largest size of the cache in bytes.
     pub(super) fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Whether a block is there; whether it is whole shows when it is read.
+    /// Returns whether a block is in the cache. It may still turn out to be damaged when it is
+    /// read.
     pub(super) fn holds(&self, key: &ContentHash) -> bool {
         self.path(key).exists()
     }
 
-    /// A block, if it is there and whole, and of so many bytes where that is known.
+    /// Returns a block if it is in the cache, undamaged and, if `length` is given, of that length.
     pub fn get(&self, key: &ContentHash, length: Option<usize>) -> Option<Bytes> {
         let path = self.path(key);
         let mut file = File::open(&path).ok()?;
         let there = || file.metadata().map_or(0, |metadata| metadata.len() as usize);
         let length = length.map_or_else(there, |length| HASH + length);
         let mut content = Vec::with_capacity(length);
-        // One byte more than there should be shows that it is too long.
+        // One byte more than expected shows that the file is too long.
         let read = (&mut file).take((length + 1) as u64).read_to_end(&mut content);
         if read.is_err()
             || content.len() != length
             || length < HASH
             || content[..HASH] != hash(key, &content[HASH..]).0
         {
-            tracing::debug!("{}: damaged, so it is fetched again", path.display());
+            tracing::debug!("{}: damaged, fetching it again", path.display());
             self.remove(key);
             return None;
         }
@@ -99,7 +102,7 @@ impl BlockCache {
             .ok()
             .and_then(|time| time.elapsed().ok());
         if marked.is_none_or(|age| age > MARK_AFTER) {
-            // Only the order of eviction depends on it.
+            // Only the order of eviction depends on the time, so an error does not matter.
             let _ = File::options()
                 .write(true)
                 .open(&path)
@@ -108,7 +111,7 @@ impl BlockCache {
         Some(Bytes::from(content).slice(HASH..))
     }
 
-    /// Keeps a block. A disk that is full or read-only costs time and nothing else, so it is only reported.
+    /// Adds a block. A full or read-only disk only costs time, so it is logged and not an error.
     pub fn put(&self, key: &ContentHash, block: &[u8]) {
         let path = self.path(key);
         let folder = path.parent().unwrap_or(&self.folder);
@@ -120,7 +123,7 @@ impl BlockCache {
         if let Err(message) = written {
             if !self.warned.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
-                    "the cache {} cannot be written: {message}. Goes on without",
+                    "the cache {} cannot be written: {message}. Continuing without it",
                     self.folder.display()
                 );
             }
@@ -130,7 +133,7 @@ impl BlockCache {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.bytes += bytes;
         used.since_look += bytes;
-        // Other processes may have written as much: look from time to time.
+        // Other processes may have written as much, so look from time to time.
         if used.bytes > self.limit || used.since_look > self.limit / 8 {
             used.since_look = 0;
             if let Ok(bytes) = self.make_room() {
@@ -140,18 +143,18 @@ impl BlockCache {
     }
 
     pub(super) fn remove(&self, key: &ContentHash) {
-        // Another process may have done so.
+        // Another process may have removed it first.
         let _ = fs::remove_file(self.path(key));
     }
 
-    /// Deletes leftovers, and the blocks that were not used for the longest time until there is a tenth of room. Gives the bytes
-    /// that remain.
+    /// Deletes leftovers, then the least recently used blocks until a tenth of the limit is free.
+    /// Returns the remaining bytes.
     fn make_room(&self) -> std::io::Result<u64> {
         let mut entries = Vec::new();
         for folder in fs::read_dir(&self.folder)? {
             let Ok(files) = fs::read_dir(folder?.path()) else { continue };
             for file in files.flatten() {
-                // A file that is gone by now was deleted by another process.
+                // A file that is missing by now was deleted by another process.
                 let Ok(metadata) = file.metadata() else { continue };
                 let (path, used) =
                     (file.path(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
@@ -180,12 +183,12 @@ impl BlockCache {
     }
 }
 
-/// Of the block and of what it is, so that a block under another's name is found out, too.
+/// Hashes the block together with its key, so that a block under a wrong name is detected, too.
 fn hash(key: &ContentHash, block: &[u8]) -> ContentHash {
     ContentHash::of_parts(&[&key.0, block])
 }
 
-/// `diptych/blocks` in the user's cache folder.
+/// Returns `diptych/blocks` in the user's cache folder.
 pub(super) fn default_folder() -> Option<PathBuf> {
     let set =
         |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -229,7 +232,7 @@ mod tests {
             assert_eq!(cache.get(&key(1), Some(BLOCK)), None);
             assert!(!cache.path(&key(1)).exists());
         }
-        // A whole block under the name of another.
+        // An undamaged block under the name of another.
         cache.put(&key(2), &[7; BLOCK]);
         durable::write_expendable(&cache.path(&key(2)), &[&whole]).unwrap();
         assert_eq!(cache.get(&key(2), Some(BLOCK)), None);

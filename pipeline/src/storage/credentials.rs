@@ -1,29 +1,29 @@
-//! Whether a store was given credentials.
+//! Checks whether an object store has credentials.
 //!
-//! One that was not asks the metadata service of the machine that it runs on, at an address in the local network. Whoever can
-//! name a dataset could so make a service ask there, and a laptop would wait for an answer that never comes. It happens only where
-//! [`SWITCH`] says so.
+//! A store without credentials asks the metadata service of its machine, at an address in the local
+//! network. So anyone who can name a dataset could make a service send requests there. A laptop
+//! would wait for an answer that never comes. Therefore this happens only if [`SWITCH`] allows it.
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Aws};
 use object_store::azure::{AzureConfigKey as Azure, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey as Google};
 
-/// The variable that lets stores ask the machine's metadata service.
+/// The environment variable that lets stores ask the machine's metadata service.
 const SWITCH: &str = "DIPTYCH_INSTANCE_CREDENTIALS";
 
-/// Refuses a store that would have to ask the metadata service, unless the environment allows it. `wants` are the variables that
-/// give it credentials of its own.
+/// Refuses a store that would have to ask the metadata service, unless the environment allows it.
+/// `wants` names the variables that would give it credentials.
 fn check(has_own: bool, wants: &str) -> Result<(), String> {
     if has_own || std::env::var(SWITCH).is_ok_and(|value| is_true(&value)) {
         return Ok(());
     }
     Err(format!(
-        "there are no credentials. Set {wants} in the environment; or {SWITCH}=true, where this machine's own role is meant \
-         (EC2, Compute Engine, Azure): its metadata service is asked then"
+        "there are no credentials. Set {wants} in the environment, or set {SWITCH}=true to use \
+         this machine's own role (EC2, Compute Engine, Azure) through its metadata service"
     ))
 }
 
-/// What stores take for true.
+/// Returns whether stores read a value as true.
 fn is_true(value: &str) -> bool {
     ["1", "true", "on", "yes", "y"].contains(&value.to_lowercase().as_str())
 }
@@ -44,7 +44,7 @@ pub(super) fn check_aws(builder: &AmazonS3Builder) -> Result<(), String> {
 
 pub(super) fn check_google(builder: &GoogleCloudStorageBuilder) -> Result<(), String> {
     let has = |key: Google| builder.get_config_value(&key).is_some();
-    // Where `gcloud auth application-default login` leaves them.
+    // The location in which `gcloud auth application-default login` stores credentials.
     let default = std::env::home_dir().is_some_and(|home| {
         home.join(".config/gcloud/application_default_credentials.json").exists()
     });
@@ -55,7 +55,8 @@ pub(super) fn check_google(builder: &GoogleCloudStorageBuilder) -> Result<(), St
         || default;
     check(
         own,
-        "GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT (GOOGLE_SKIP_SIGNATURE=true for a public bucket)",
+        "GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT (GOOGLE_SKIP_SIGNATURE=true for \
+         a public bucket)",
     )
 }
 
@@ -77,6 +78,7 @@ pub(super) fn check_azure(builder: &MicrosoftAzureBuilder) -> Result<(), String>
         || fabric;
     check(
         own,
-        "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY (AZURE_SKIP_SIGNATURE=true for a public container)",
+        "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY (AZURE_SKIP_SIGNATURE=true for a \
+         public container)",
     )
 }

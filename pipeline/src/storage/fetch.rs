@@ -1,4 +1,5 @@
-//! One request after the other until the bytes are there: what is tried again, how long the pauses are, and what is believed.
+//! Requests that are repeated until the bytes arrive: which failures are repeated, the pauses, and
+//! the checks of each answer.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,26 +12,26 @@ use rand::Rng;
 
 use super::StorageError;
 
-/// The first pause is at most this long, each one after it at most twice as long as the one before.
+/// Upper limit of the first pause. The limit of each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause.
+/// Upper limit of all pauses.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
-/// How requests are made.
+/// Sends requests to one store and repeats failed ones.
 #[derive(Clone)]
 pub(super) struct Fetcher {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) retries: u32,
-    /// What to do when nothing helps.
+    /// Advice for the user when all attempts fail.
     pub(super) advice: &'static str,
 }
 
-/// A file as it was when it was first seen.
+/// The state of a file when it was first seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Version {
     /// In bytes.
     pub(super) size: u64,
-    /// ETag, or where there is none, when it was changed last.
+    /// ETag, or the time of the last change if there is none.
     pub(super) mark: String,
 }
 
@@ -41,9 +42,9 @@ impl Version {
     }
 }
 
-/// Why a try failed.
+/// The reason why an attempt failed.
 enum Failure {
-    /// Another try may work.
+    /// Another attempt may succeed.
     Again(String),
     Never(String),
     Missing,
@@ -61,13 +62,14 @@ impl From<object_store::Error> for Failure {
             | E::PermissionDenied { .. }
             | E::Unauthenticated { .. }
             | E::UnknownConfigurationKey { .. } => Self::Never(message),
-            // Not supported: a whole file was sent for a range, which a proxy may do now and then.
+            // Includes "not supported": the server sent a whole file for a range, which a proxy may
+            // do now and then.
             _ => Self::Again(message),
         }
     }
 }
 
-/// An error with its causes, each said once.
+/// Joins an error and its causes, each once.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -82,7 +84,7 @@ fn causes(error: &dyn std::error::Error) -> String {
 }
 
 impl Fetcher {
-    /// Size and version of a file; `None`: it is not there.
+    /// Returns the size and version of a file, or `None` if it does not exist.
     pub(super) async fn head(
         &self,
         path: &Path,
@@ -102,7 +104,7 @@ impl Fetcher {
         }
     }
 
-    /// A range of a file whose version is known.
+    /// Fetches a range of a file of known version.
     pub(super) async fn range(
         &self,
         path: &Path,
@@ -111,21 +113,21 @@ impl Fetcher {
         range: Range<u64>,
     ) -> Result<Vec<u8>, StorageError> {
         let what = format!("bytes {} to {}", range.start, range.end);
-        // What a connection that broke off has brought is kept.
+        // Bytes from a broken connection are kept.
         let mut body = Vec::new();
         let mut tries = 1;
         while let Err(failure) = self.part(path, version, range.clone(), &mut body).await {
             if !self.again(url, &what, &mut tries, failure).await? {
                 return Err(StorageError::Changed {
                     url: url.to_owned(),
-                    message: "it is gone".into(),
+                    message: "it was deleted".into(),
                 });
             }
         }
         Ok(body)
     }
 
-    /// One try to get what `body` still lacks of a range.
+    /// Makes one attempt to get the part of a range that `body` still lacks.
     async fn part(
         &self,
         path: &Path,
@@ -140,7 +142,11 @@ impl Fetcher {
         let answer = self.store.get_opts(path, options).await?;
         let found = Version::of(&answer.meta);
         if found != *version {
-            return Err(Failure::Changed(format!("{found:?} instead of {version:?}")));
+            let Version { size, mark } = version;
+            return Err(Failure::Changed(format!(
+                "it had {size} bytes and the version {mark}, now {} bytes and {}",
+                found.size, found.mark
+            )));
         }
         if answer.range != rest {
             return Err(Failure::Again(format!("the server sent bytes {:?}", answer.range)));
@@ -150,11 +156,9 @@ impl Fetcher {
         while let Some(piece) = stream.next().await {
             let piece = piece?;
             if body.len() + piece.len() > wanted {
-                // Who sends too much may have sent anything.
+                // A server that sends too much may have sent anything.
                 body.truncate(before);
-                return Err(Failure::Again(
-                    "the server sent more bytes than it was asked for".into(),
-                ));
+                return Err(Failure::Again("the server sent more bytes than requested".into()));
             }
             body.extend_from_slice(&piece);
         }
@@ -168,7 +172,8 @@ impl Fetcher {
         )))
     }
 
-    /// After a failure: waits, if another try is worth it. `false`: the file is not there.
+    /// Handles a failure: waits if another attempt may succeed. Returns `false` if the file does
+    /// not exist.
     async fn again(
         &self,
         url: &str,
@@ -194,14 +199,15 @@ impl Fetcher {
             }
         };
         let pause = pause(*tries);
-        tracing::debug!("{url}, {what}: {message}; tried again in {pause:?}");
+        tracing::debug!("{url}, {what}: {message}; trying again in {pause:?}");
         tokio::time::sleep(pause).await;
         *tries += 1;
         Ok(true)
     }
 }
 
-/// Full jitter (Brooker, "Exponential Backoff and Jitter", AWS 2015): readers that failed together do not come back together.
+/// Returns a random pause with full jitter (Brooker, "Exponential Backoff and Jitter", AWS 2015).
+/// So readers that failed together do not come back together.
 fn pause(tries: u32) -> Duration {
     let longest = FIRST_PAUSE.saturating_mul(1 << (tries - 1).min(16)).min(LONGEST_PAUSE);
     longest.mul_f64(rand::rng().random_range(0.0..1.0))

@@ -1,4 +1,4 @@
-//! A file as the Parquet reader wants it: ranges of bytes, whether they lie here or elsewhere.
+//! Files for the Parquet reader: ranges of bytes, local or remote.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,14 +15,14 @@ use parquet::file::reader::{ChunkReader, Length};
 use super::StorageError;
 use super::remote::{BLOCK, RemoteFile};
 
-/// A file of a dataset, open.
+/// An open file of a dataset.
 pub(crate) enum StoredFile {
     Local(File),
     Remote(Arc<RemoteFile>),
 }
 
-/// What the Parquet reader reads from: a file here, or blocks of one elsewhere. Blocks that were not fetched before are fetched
-/// when they are wanted.
+/// The source of the Parquet reader: a local file, or blocks of a remote one. Missing blocks are
+/// fetched on demand.
 pub(crate) enum Reader {
     Local(File),
     Remote(Arc<Fetched>),
@@ -31,12 +31,12 @@ pub(crate) enum Reader {
 pub(crate) struct Fetched {
     file: Arc<RemoteFile>,
     blocks: HashMap<u64, Bytes>,
-    /// What went wrong: on its way through the Parquet reader an error becomes a text.
+    /// The error of a failed fetch. The Parquet reader turns it into text on its way.
     failure: Mutex<Option<StorageError>>,
 }
 
 impl StoredFile {
-    /// `None`: it is not there.
+    /// Opens a local file. Returns `None` if it does not exist.
     pub(super) fn open(path: &Path) -> Result<Option<Self>, StorageError> {
         match File::open(path) {
             Ok(file) => Ok(Some(Self::Local(file))),
@@ -45,7 +45,7 @@ impl StoredFile {
         }
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     pub(crate) fn size(&self, path: &Path) -> Result<u64, StorageError> {
         match self {
             Self::Local(file) => Ok(file.metadata().map_err(SchemaError::io(path))?.len()),
@@ -53,7 +53,7 @@ impl StoredFile {
         }
     }
 
-    /// A reader that has some ranges at hand already.
+    /// Creates a reader that already holds some ranges.
     pub(crate) fn reader(
         &self,
         path: &Path,
@@ -71,7 +71,7 @@ impl StoredFile {
         }
     }
 
-    /// Brings ranges near that are going to be read.
+    /// Fetches ranges that will be read soon into the cache.
     pub(crate) fn warm(&self, ranges: &[Range<u64>]) -> Result<(), StorageError> {
         match self {
             Self::Local(_) => Ok(()),
@@ -83,7 +83,7 @@ impl StoredFile {
         matches!(self, Self::Remote(_))
     }
 
-    /// What was read was not what it should be: the next read fetches it again.
+    /// Removes blocks that turned out to be wrong, so that the next read fetches them again.
     pub(crate) fn forget(&self) {
         if let Self::Remote(file) = self {
             file.forget();
@@ -92,7 +92,7 @@ impl StoredFile {
 }
 
 impl Reader {
-    /// The same, for another reader of the same file.
+    /// Creates a second reader of this file.
     pub(crate) fn again(&self) -> io::Result<Self> {
         match self {
             Self::Local(file) => file.try_clone().map(Self::Local),
@@ -100,7 +100,7 @@ impl Reader {
         }
     }
 
-    /// What went wrong with fetching, if it was that.
+    /// Returns the error of a failed fetch, if there was one.
     pub(crate) fn failure(&self) -> Option<StorageError> {
         match self {
             Self::Local(_) => None,
@@ -117,7 +117,7 @@ impl Fetched {
         let outside = range.end > self.file.size();
         if outside {
             return Err(ParquetError::EOF(format!(
-                "{}: wants bytes {range:?} of {}",
+                "{}: bytes {range:?} of {} requested",
                 self.file.url(),
                 self.file.size()
             )));
@@ -190,7 +190,7 @@ impl ChunkReader for Reader {
     }
 }
 
-/// A file elsewhere, read from some place on.
+/// A remote file, read from some position on.
 struct Stream {
     fetched: Arc<Fetched>,
     at: u64,
@@ -199,7 +199,7 @@ struct Stream {
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.fetched.file.size().saturating_sub(self.at);
-        // Not over the end of a block, so that only one more is fetched.
+        // Stops at the end of a block, so that only one more block is fetched.
         let length = (buffer.len() as u64).min(left).min(BLOCK - self.at % BLOCK) as usize;
         let bytes = self.fetched.bytes(self.at, length).map_err(io::Error::other)?;
         buffer[..length].copy_from_slice(&bytes);

@@ -1,5 +1,5 @@
-//! Datasets elsewhere: which store a URL means, and its files, in blocks that are kept in memory for one read and in the cache
-//! for later ones.
+//! Remote datasets: the store behind a URL, and its files in blocks. Blocks stay in memory for one
+//! read, and in the cache for later ones.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
@@ -26,15 +26,16 @@ use super::cache::{BlockCache, default_folder};
 use super::credentials;
 use super::fetch::{Fetcher, Version};
 
-/// Bytes of a block: what is fetched at least, and the unit of the cache. An image of the usual size or two.
+/// Size of a block in bytes: the smallest fetch and the unit of the cache. It holds one or two
+/// images of the usual size.
 pub(super) const BLOCK: u64 = 256 << 10;
-/// Neighbouring blocks that are fetched in one request: 8 MiB, which object stores serve well.
+/// Most neighbouring blocks in one request: 8 MiB, which object stores serve well.
 const BLOCKS_A_REQUEST: usize = 32;
 /// Requests at the same time.
 const REQUESTS: usize = 8;
-/// Bytes that are read at once at most: against files that lie about where their parts are.
+/// Most bytes in one read. It protects against files with a wrong index.
 const MOST_AT_ONCE: u64 = 4 << 30;
-/// How often a waiting caller looks whether it is to stop.
+/// Interval in which a waiting caller checks whether it must stop.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A dataset at a URL.
@@ -48,13 +49,13 @@ pub(super) struct Remote {
     stop: Arc<AtomicBool>,
 }
 
-/// A file of it.
+/// A file of a remote dataset.
 pub(crate) struct RemoteFile {
     remote: Arc<Remote>,
     path: ObjectPath,
     url: String,
     version: Version,
-    /// Of the URL and the version: what cached blocks are known by.
+    /// Hash of the URL and the version, which identifies cached blocks.
     id: ContentHash,
     /// Blocks that were read.
     read: Mutex<BTreeSet<u64>>,
@@ -70,11 +71,12 @@ impl Remote {
         let bad = |message: String| StorageError::Url { url: text.clone(), message };
         let url = Url::parse(&text).map_err(|error| bad(format!("not a URL: {error}")))?;
         if url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-            return Err(bad(
-                "a dataset's URL has no password, query or fragment. Credentials come from the environment, and a signed URL is \
-                 that of one file"
-                    .into(),
-            ));
+            // Messages end up in logs, where no secret may be.
+            let url = format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or(""), url.path());
+            let message = "a dataset's URL must have no password, query or fragment. Set \
+                           credentials in the environment; a signed URL is valid for one file only"
+                .into();
+            return Err(StorageError::Url { url, message });
         }
         let (store, prefix, advice) = store(&url, config).map_err(bad)?;
         let cache = match config.cache_mib {
@@ -94,7 +96,7 @@ impl Remote {
             .thread_name("diptych-fetch")
             .enable_all()
             .build()
-            .map_err(|error| bad(format!("the threads for fetching cannot be started: {error}")))?;
+            .map_err(|error| bad(format!("cannot start the threads for fetching: {error}")))?;
         let fetcher = Fetcher { store, retries: config.retries, advice };
         Ok(Self { url: text, prefix, fetcher, cache, runtime: Some(runtime), stop })
     }
@@ -103,7 +105,7 @@ impl Remote {
         &self.url
     }
 
-    /// A small file as a whole, not from the cache. `None`: it is not there.
+    /// Reads a small file as a whole, without the cache. Returns `None` if it does not exist.
     pub(super) fn read_whole(
         &self,
         name: &str,
@@ -114,15 +116,14 @@ impl Remote {
         self.wait(async move {
             let Some(version) = fetcher.head(&path, &url).await? else { return Ok(None) };
             if version.size > limit {
-                let message =
-                    format!("it has {} bytes; more than {limit} are not read", version.size);
+                let message = format!("it has {} bytes, above the limit of {limit}", version.size);
                 return Err(StorageError::Url { url, message });
             }
             fetcher.range(&path, &url, &version, 0..version.size).await.map(Some)
         })
     }
 
-    /// `None`: it is not there.
+    /// Opens a file. Returns `None` if it does not exist.
     pub(super) fn file(
         self: &Arc<Self>,
         name: &str,
@@ -154,7 +155,7 @@ impl Remote {
         (path, format!("{}/{name}", self.url))
     }
 
-    /// Runs something on the runtime and waits for it, or until it is told to stop.
+    /// Runs a future on the runtime. Waits until it ends or `stop` is set.
     fn wait<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, StorageError>> + Send + 'static,
@@ -162,7 +163,7 @@ impl Remote {
         let Some(runtime) = &self.runtime else { return Err(StorageError::Stopped) };
         let (done, result) = std::sync::mpsc::channel();
         let task = runtime.spawn(async move {
-            // When nobody waits any more, nobody wants it.
+            // The receiver is gone if the caller stopped waiting.
             let _ = done.send(work.await);
         });
         loop {
@@ -181,7 +182,7 @@ impl Remote {
 impl Drop for Remote {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Without waiting, which would not be allowed where this is dropped by another runtime.
+            // Does not wait, which is not allowed when another runtime drops this.
             runtime.shutdown_background();
         }
     }
@@ -192,7 +193,7 @@ impl RemoteFile {
         &self.url
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     pub(super) fn size(&self) -> u64 {
         self.version.size
     }
@@ -205,7 +206,8 @@ impl RemoteFile {
         ContentHash::of_parts(&[&self.id.0, &block.to_le_bytes()])
     }
 
-    /// The blocks that hold some ranges: from the cache, and what it lacks from their place, several requests at a time.
+    /// Returns the blocks that hold some ranges: from the cache, and missing ones from the store,
+    /// several requests at a time.
     pub(super) fn blocks(
         &self,
         ranges: &[Range<u64>],
@@ -232,8 +234,8 @@ impl RemoteFile {
         Ok(blocks)
     }
 
-    /// Fetches into the cache what it lacks of some ranges. Without a cache, or with one that is too small for them, it does
-    /// nothing.
+    /// Fetches missing blocks of some ranges into the cache. Does nothing without a cache, or if it
+    /// is too small for them.
     pub(super) fn warm(&self, ranges: &[Range<u64>]) -> Result<(), StorageError> {
         let Some(cache) = &self.remote.cache else { return Ok(()) };
         let mut missing = self.numbers(ranges)?;
@@ -252,13 +254,13 @@ impl RemoteFile {
             ranges.iter().find(|range| range.end > self.version.size || range.start > range.end);
         if let Some(range) = behind {
             let message = format!(
-                "its index says that a page is at {range:?}, and the file has {} bytes",
+                "its index places a page at {range:?}, but the file has {} bytes",
                 self.version.size
             );
             return Err(StorageError::Url { url: self.url.clone(), message });
         }
         if bytes > MOST_AT_ONCE {
-            let message = format!("its index wants {bytes} bytes at once");
+            let message = format!("its index asks for {bytes} bytes at once");
             return Err(StorageError::Url { url: self.url.clone(), message });
         }
         Ok(ranges
@@ -268,7 +270,8 @@ impl RemoteFile {
             .collect())
     }
 
-    /// Fetches blocks, rising, and puts them into the cache; hands them out if asked to.
+    /// Fetches blocks, in ascending order, and puts them into the cache. Returns them if `keep` is
+    /// set.
     fn fetch(&self, missing: &[u64], keep: bool) -> Result<BTreeMap<u64, Bytes>, StorageError> {
         if missing.is_empty() {
             return Ok(BTreeMap::new());
@@ -306,7 +309,7 @@ impl RemoteFile {
                         blocks.iter().map(|(_, range)| (range.start / BLOCK, cut(range))).collect();
                     if let Some(cache) = cache {
                         let pieces = cut.clone();
-                        // Writing to a disk would hold up the other requests.
+                        // Writing to a disk would delay the other requests.
                         let put = move || {
                             for ((key, _), (_, piece)) in blocks.iter().zip(pieces) {
                                 cache.put(key, &piece);
@@ -323,7 +326,7 @@ impl RemoteFile {
         })
     }
 
-    /// Removes the blocks that were read from the cache: what they hold is not what it should be.
+    /// Removes the blocks that were read from the cache, because their content is wrong.
     pub(super) fn forget(&self) {
         if let Some(cache) = &self.remote.cache {
             for block in
@@ -337,12 +340,17 @@ impl RemoteFile {
 
 type Store = (Arc<dyn ObjectStore>, ObjectPath, &'static str);
 
-/// The store that a URL means, the place of the dataset in it, and what to do where it cannot be reached.
+/// Returns the store of a URL, the place of the dataset in it, and advice for when it cannot be
+/// reached.
 fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
     let (scheme, prefix) = ObjectStoreScheme::parse(url).map_err(|_| {
-        format!("{}:// is not known here; a dataset is a folder or has a URL with s3, gs, az, abfss, http or https", url.scheme())
+        format!(
+            "the scheme {}:// is unknown. A dataset is a folder or a URL with s3, gs, az, abfss, \
+             http or https",
+            url.scheme()
+        )
     })?;
-    // All trying again happens in `fetch`, where answers that break off are seen, too.
+    // Retries happen in `fetch`, which also notices answers that break off.
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let timeout = format!("{} s", config.timeout_seconds);
     let client = [("timeout", timeout.as_str()), ("connect_timeout", "10 s")];
@@ -354,7 +362,8 @@ fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
             .map(|(name, value)| (name.to_lowercase(), value))
             .collect()
     };
-    // A name that the environment has and the store does not know is meant for somebody else; one of the configuration is not.
+    // An unknown name in the environment is meant for another program; an unknown name in the
+    // configuration is an error.
     macro_rules! configured {
         ($builder:expr, $prefix:expr, $key:ty) => {{
             let mut builder = $builder;
@@ -367,7 +376,7 @@ fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
             for (name, value) in &config.options {
                 let key = name.to_lowercase().parse::<$key>();
                 let key = key.map_err(|_| {
-                    format!("loader.remote.options: this store knows no setting {name:?}")
+                    format!("loader.remote.options: this store has no setting {name:?}")
                 })?;
                 builder = builder.with_config(key, value);
             }
@@ -399,7 +408,7 @@ fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
         }
         ObjectStoreScheme::Http => {
             let root = &url[..url::Position::BeforePath];
-            // Who writes http:// means it. Nothing in the environment is meant for this.
+            // An http:// address is meant as written. No environment variable applies to it.
             let new = HttpBuilder::new()
                 .with_url(root)
                 .with_config(object_store::ClientConfigKey::AllowHttp, "true");
@@ -407,7 +416,7 @@ fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
         }
         _ => {
             return Err(
-                "a dataset is a folder or has a URL with s3, gs, az, abfss, http or https".into()
+                "a dataset is a folder or a URL with s3, gs, az, abfss, http or https".into()
             );
         }
     };
@@ -417,17 +426,21 @@ fn store(url: &Url, config: &RemoteConfig) -> Result<Store, String> {
 fn advice(scheme: &str) -> &'static str {
     match scheme {
         "s3" | "s3a" => {
-            "Check the bucket, and in the environment AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION \
-             (AWS_SKIP_SIGNATURE=true for a public bucket; AWS_ENDPOINT, with AWS_ALLOW_HTTP=true for http, for a store of your own)"
+            "Check the bucket, and AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION in the \
+             environment (AWS_SKIP_SIGNATURE=true for a public bucket; AWS_ENDPOINT, with \
+             AWS_ALLOW_HTTP=true for http, for your own store)"
         }
         "gs" => {
-            "Check the bucket, and GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT in the environment"
+            "Check the bucket, and GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT in the \
+             environment"
         }
         "az" | "azure" | "adl" | "abfs" | "abfss" => {
-            "Check the container, and AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or a SAS key) in the environment"
+            "Check the container, and AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or \
+             a SAS key) in the environment"
         }
         _ => {
-            "Check the URL, and that the server is up and answers HEAD and range requests; loader.remote.retries and timeout_seconds say how long to try"
+            "Check the URL, and that the server is up and answers HEAD and range requests; \
+             loader.remote.retries and timeout_seconds set how long to try"
         }
     }
 }

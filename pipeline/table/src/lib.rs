@@ -1,7 +1,8 @@
-//! SQL tables whose rows are read by code that blocks: files, sled, a model.
+//! SQL tables whose rows are read by blocking code: files, sled, a model.
 //!
-//! A table says how one of its parts is read; [`scan`] reads each part on a thread made for blocking and hands batches over
-//! a short channel. So tokio's workers never wait, and a query that stops early stops the reading.
+//! A table defines how each of its parts is read. [`scan`] reads each part on a thread for blocking
+//! work and passes batches through a short channel. So tokio's workers never wait, and a query that
+//! stops early stops the reading.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,13 +19,15 @@ use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 /// Batches of a part that wait for the query.
 const BATCHES_AHEAD: usize = 2;
 
-/// Takes a batch, and says whether the query wants more.
+/// Takes a batch. Returns whether the query needs more.
 pub type Give<'a> = dyn FnMut(RecordBatch) -> bool + 'a;
 
-/// Reads one part of a table in batches of about so many rows, until `give` wants no more.
+/// Reads one part of a table in batches of about the given number of rows, until `give` returns
+/// `false`.
 pub type ReadPart = Box<dyn Fn(usize, &mut Give<'_>) -> Result<()> + Send + Sync>;
 
-/// The columns of a schema that a query asks for: their places, and the schema that its batches have.
+/// Returns the columns of a schema that a query needs: their indices, and the schema of its
+/// batches.
 pub fn projected(
     schema: &SchemaRef,
     projection: Option<&Vec<usize>>,
@@ -34,7 +37,7 @@ pub fn projected(
     Ok((columns, Arc::new(schema)))
 }
 
-/// A plan over the parts of a table, whose batches have this schema. `name` is what plans show.
+/// Creates a plan over the parts of a table with this schema. Plans display `name`.
 pub fn scan(
     name: &'static str,
     schema: SchemaRef,
@@ -73,7 +76,7 @@ impl PartitionStream for BlockingPart {
         let mut builder =
             RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), BATCHES_AHEAD);
         let (batches, read) = (builder.tx(), Arc::clone(&self.read));
-        // The other end of the channel is gone when the query has what it wants.
+        // The other end of the channel is closed when the query has all it needs.
         builder.spawn_blocking(move || {
             read(batch_rows, &mut |batch| batches.blocking_send(Ok(batch)).is_ok())
         });

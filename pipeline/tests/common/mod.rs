@@ -1,6 +1,7 @@
-//! Datasets for tests of SQL, written by hand with the contracts of `diptych_schemas`, and stand-ins for image functions.
+//! Datasets for tests of SQL, written by hand with the contracts of `diptych_schemas`, and
+//! stand-ins for image functions.
 //!
-//! An "image" here is the text "IMG width height hash", so that expected values are plain to see.
+//! An "image" here is the text "IMG width height hash", so that expected values are easy to see.
 #![allow(dead_code, unreachable_pub, reason = "each test file includes it and uses a part")]
 #![allow(
     clippy::unwrap_used,
@@ -51,7 +52,7 @@ impl Pair {
     }
 }
 
-/// Pair number n: caption "caption n", n + 10 pixels wide, 20 high, category a, b or none.
+/// Creates pair number n: caption "caption n", n + 10 pixels wide, 20 high, category a, b or none.
 pub fn pair(n: u32) -> Pair {
     let category = ["a", "b"].get(n as usize % 3).map(ToString::to_string);
     Pair { caption: format!("caption {n}"), width: 10 + n, height: 20, category }
@@ -61,7 +62,8 @@ pub fn pairs(range: std::ops::Range<u32>) -> Vec<Pair> {
     range.map(pair).collect()
 }
 
-/// A dataset of these shards. Shard 0 lacks the column `category`, as if its source had none.
+/// Writes a dataset of these shards. Shard 0 lacks the column `category`, as if its source had
+/// none.
 pub fn write_dataset(folder: &Path, shards: &[Vec<Pair>]) -> DatasetManifest {
     let mut manifest = DatasetManifest::empty();
     manifest.source_columns = vec!["category".into()];
@@ -131,7 +133,7 @@ fn meta_columns(shard: u32, rows: &[Pair], with_category: bool) -> Vec<ArrayRef>
     columns
 }
 
-/// One ledger file with a row for each reason.
+/// Writes one ledger file with a row for each reason.
 pub fn add_ledger(folder: &Path, manifest: &mut DatasetManifest, reasons: &[&str]) {
     let path = ledger_path(folder, 0);
     write_parquet(&path, ledger_schema(), ledger_columns(reasons, "ingest"));
@@ -162,7 +164,7 @@ pub fn ledger_columns(reasons: &[&str], stage: &str) -> Vec<ArrayRef> {
     ]
 }
 
-/// One file of scores, of shard 0.
+/// Writes one file of scores of shard 0.
 pub fn add_scores(folder: &Path, name: &str, scores: &[(Uid, f64)]) {
     let values = Arc::new(Float64Array::from_iter_values(scores.iter().map(|(_, value)| *value)));
     let uids: Vec<Uid> = scores.iter().map(|(uid, _)| *uid).collect();

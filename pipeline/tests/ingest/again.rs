@@ -1,4 +1,4 @@
-//! A second run, and one after a kill.
+//! A second ingest, and one after a kill.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self};
@@ -65,7 +65,7 @@ fn ingest_that_is_stopped_anywhere_and_started_again_gives_the_same_bytes() {
             if left < 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         assert!(matches!(stopped, Err(IngestError::Stopped { .. })), "{stop}");
-        // What a kill would leave beside it.
+        // Leftovers of a kill.
         for name in [
             "blob/00009.parquet.incomplete",
             "meta/00009.parquet",
@@ -86,7 +86,8 @@ fn reading_a_changed_source_again_can_be_stopped_anywhere_too() {
     let bench = Bench::new();
     let mut request = mixed(&bench);
     run(&request).unwrap();
-    // The first archive has five more pairs in front, one of them in the dataset already; the cut one is repaired.
+    // The first archive has five more pairs at its start, one of them in the dataset already; the
+    // truncated one is repaired.
     let changed = tar(&[("x.png", &png(100)), ("x.txt", b"x"), ("only.txt", b"no image")]);
     let changed = [
         &changed[..changed.len() - 1024],
@@ -144,7 +145,7 @@ fn source_is_read_again_when_it_is_to_be_read_in_another_way() {
     );
     request.caption_column = Some("words".into());
     let report = run(&request).unwrap();
-    // What is a pair now is no longer in the ledger.
+    // A pair is not in the ledger any more.
     assert_eq!((report.pairs_added, report.ledger_total), (1, 1));
     assert!(run(&request).unwrap().added_nothing());
 }
@@ -157,7 +158,7 @@ fn second_run_adds_nothing_and_says_so() {
     let before = files(&bench.dataset());
     let report = run(&request).unwrap();
     assert!(report.added_nothing());
-    // All but the archive that is cut, which is tried again.
+    // All except the truncated archive, which is tried again.
     assert_eq!(report.skipped(), 4);
     assert_eq!(files(&bench.dataset()), before);
 }
@@ -198,7 +199,7 @@ fn changed_source_is_read_again_and_what_is_known_is_not_told_as_a_duplicate() {
     );
     let report = bench.ingest(&[&source]);
     assert_eq!((report.pairs_added, report.pairs_total), (1, 2));
-    // Only what is new in it: the new pair's double.
+    // Only its new part: the duplicate of the new pair.
     assert_eq!(report.ledger_added, BTreeMap::from([("duplicate_pair", 1)]));
     assert!(bench.ingest(&[&source]).added_nothing());
 }

@@ -25,7 +25,8 @@ pub(crate) fn png(number: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A PNG header that claims 60,000 × 60,000 pixels. Its checksum does not hold, which nobody should get to see.
+/// A PNG header that claims 60,000 × 60,000 pixels. Its checksum is wrong, which must never be
+/// checked.
 pub(crate) fn bomb() -> Vec<u8> {
     let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
     bytes.extend(60_000_u32.to_be_bytes());
@@ -45,7 +46,7 @@ pub(crate) fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// A tar of pairs with the numbers given.
+/// A tar of pairs with the given numbers.
 pub(crate) fn tar_of_pairs(numbers: std::ops::Range<u32>) -> Vec<u8> {
     let members: Vec<(String, Vec<u8>)> = numbers
         .flat_map(|n| {
@@ -86,7 +87,7 @@ pub(crate) fn strings(values: &[&str]) -> ArrayRef {
     Arc::new(StringArray::from(values.to_vec()))
 }
 
-/// A folder of sources beside the dataset that comes of them.
+/// A folder of sources next to the dataset made from them.
 pub(crate) struct Bench {
     pub(crate) folder: TempDir,
 }

@@ -1,4 +1,4 @@
-//! What lies on the disk after an ingest, and that it is laid out as promised.
+//! The files on disk after an ingest, and their promised layout.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -39,7 +39,7 @@ pub(crate) fn batches(path: &Path) -> Vec<RecordBatch> {
     reader.map(Result::unwrap).collect()
 }
 
-/// All pairs, after checking that row k of meta is row k of blob, at the place that meta says.
+/// Returns all pairs, after checking that row k of meta is row k of blob, at the place in meta.
 pub(crate) fn pairs(dataset: &Path) -> Vec<Row> {
     let manifest = DatasetManifest::read(dataset).unwrap();
     let mut rows = Vec::new();
@@ -146,7 +146,7 @@ pub(crate) fn reasons(dataset: &Path) -> Vec<String> {
     ledger(dataset).into_iter().map(|[reason, ..]| reason).collect()
 }
 
-/// All files of a dataset but the lock, with their bytes.
+/// All files of a dataset except the lock, with their bytes.
 pub(crate) fn files(dataset: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![dataset.to_owned()];

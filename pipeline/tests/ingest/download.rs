@@ -1,4 +1,5 @@
-//! URL lists against a server that misbehaves: every flaw has its word in the ledger, and hosts are treated politely.
+//! URL lists against a server that misbehaves: every flaw has its reason in the ledger, and hosts
+//! are treated politely.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -13,7 +14,7 @@ use crate::build::{Bench, gzip, parquet, png, run, strings};
 use crate::disk::{captions, ledger, pairs};
 use crate::server::{Call, Server};
 
-/// Impatient, and allowed to ask this machine.
+/// Short time limits, and permission to access this machine.
 pub(crate) fn quick(request: IngestRequest) -> IngestRequest {
     IngestRequest {
         download: DownloadOptions {
@@ -30,7 +31,7 @@ pub(crate) fn quick(request: IngestRequest) -> IngestRequest {
     }
 }
 
-/// A CSV of addresses with captions, in this order.
+/// A CSV of URLs with captions, in this order.
 pub(crate) fn list(rows: &[(String, String)]) -> Vec<u8> {
     let mut text = b"url,caption\n".to_vec();
     for (url, caption) in rows {
@@ -186,7 +187,7 @@ fn every_misbehaviour_has_its_word_in_the_ledger() {
         ("/noai-for-others", None),
         ("/1", None),
     ];
-    // Each has a host of its own, so that none is given up for another's silence.
+    // Each has its own host, so that none is given up because another does not answer.
     let mut rows: Vec<(String, Option<Reason>)> = expected
         .iter()
         .enumerate()
@@ -211,7 +212,7 @@ fn every_misbehaviour_has_its_word_in_the_ledger() {
         rows.iter().enumerate().map(|(n, (url, _))| (url.clone(), format!("row {n}"))).collect();
     let source = bench.file("list.csv", &list(&listed));
     let report = run(&quick(bench.request(&[&source]))).unwrap();
-    assert!(report.sources[0].layout.contains("addresses"), "{}", report.sources[0].layout);
+    assert!(report.sources[0].layout.contains("URLs"), "{}", report.sources[0].layout);
 
     let rows_of = |wanted: &dyn Fn(&Option<Reason>) -> bool| -> Vec<usize> {
         rows.iter().enumerate().filter(|(_, (_, reason))| wanted(reason)).map(|(n, _)| n).collect()
@@ -232,7 +233,7 @@ fn every_misbehaviour_has_its_word_in_the_ledger() {
             "{shown}: {detail}"
         );
     }
-    // Bytes are as the host's file has them, and the key is the address.
+    // Bytes are those of the host's file, and the key is the URL.
     let pairs = pairs(&bench.dataset());
     assert!(pairs.iter().any(|pair| pair.image == png(77) && pair.key.ends_with("/image.gz")));
 }
@@ -306,7 +307,7 @@ fn host_is_asked_within_its_limit_and_by_our_name() {
     assert!((2..=3).contains(&most), "{most} at a time");
     assert_eq!(server.robots_asked(), 1);
 
-    // An interval is kept: 9 of them lie between 10 starts (and one before them, after robots.txt).
+    // An interval is kept: 10 starts have 9 of them between (and one before, after robots.txt).
     request.dataset = bench.path("slow");
     request.sources = vec![bench.file("ten.csv", &list(&rows[..10]))];
     request.download.host_interval = Duration::from_millis(40);
@@ -355,7 +356,8 @@ fn lists_of_every_form_are_recognised_and_bring_their_columns() {
     ];
     let laion = bench.file("laion.parquet", &parquet(columns, 3));
     let json = format!(
-        "{{\"image_url\": {:?}, \"caption\": \"e\", \"id\": 7}}\n\n{{\"caption\": \"no address\"}}\n",
+        "{{\"image_url\": {:?}, \"caption\": \"e\", \"id\": 7}}\n\n{{\"caption\": \"no \
+         address\"}}\n",
         urls[0]
     );
     let json = bench.file("list.jsonl", json.as_bytes());
@@ -370,10 +372,10 @@ fn lists_of_every_form_are_recognised_and_bring_their_columns() {
         ("3", "0.3")
     );
     assert_eq!(found[4].own["id"], "7");
-    // Nobody is asked for an image whose caption is missing.
+    // No host is asked for an image whose caption is missing.
     assert_eq!(server.asked()["/2"], 1);
 
-    // A column with another name, beside one that would be taken for paths.
+    // A column with another name, next to one that would count as paths.
     let odd = bench.file("odd.csv", format!("path,link,text\nx.png,{},odd\n", urls[3]).as_bytes());
     let mut request = quick(bench.request(&[&odd]));
     request.url_column = Some("link".into());
@@ -396,7 +398,7 @@ fn one_connection_serves_a_host_whatever_it_answers() {
     let mut request = quick(bench.request(&[&bench.file("list.csv", &list(&rows))]));
     request.download.per_host = 1;
     assert_eq!(run(&request).unwrap().ledger_added, BTreeMap::from([("not_found", 20)]));
-    // One, and seldom another that was begun a moment before the first was free again.
+    // One, and rarely another that was started a moment before the first one ended.
     assert!(server.connections() <= 3, "{} connections for 21 requests", server.connections());
 }
 

@@ -1,4 +1,4 @@
-//! What does not become a pair, and what the ledger says of it.
+//! Inputs that do not become a pair, and their ledger entries.
 
 use std::fs::File;
 use std::io::Write;
@@ -103,7 +103,7 @@ fn limits_on_bytes_hold_in_every_layout() {
             .iter()
             .all(|source| source.notes.iter().any(|note| note.contains("none of its records")))
     );
-    // A set of nothing makes no shard.
+    // An empty set makes no shard.
     assert!(DatasetManifest::read(&bench.dataset()).unwrap().shards.is_empty());
 }
 
@@ -114,21 +114,20 @@ fn cut_archive_gives_what_is_whole_and_the_rest_when_it_is_repaired() {
         let bench = Bench::new();
         let (name, bytes) =
             if packed { ("a.tar.gz", gzip(&whole)) } else { ("a.tar", whole.clone()) };
-        // Within the last members, or well within the packed stream.
+        // Within the last members, or well within the compressed stream.
         let cut = if packed { bytes.len() * 2 / 3 } else { bytes.len() - 3072 };
         let source = bench.file(name, &bytes[..cut]);
         let report = bench.ingest(&[&source]);
         assert!(report.pairs_added >= 2 && report.pairs_added < 6, "{}", report.pairs_added);
-        assert!(
-            matches!(&report.sources[0].outcome, SourceOutcome::Partial(message) if message.contains("byte"))
-        );
+        assert!(matches!(&report.sources[0].outcome, SourceOutcome::Partial(message) if message
+                .contains("byte")));
         let rows = ledger(&bench.dataset());
         assert_eq!(
             (rows.len(), rows[0][0].as_str(), rows[0][2].as_str()),
             (1, "truncated_source", "retryable")
         );
 
-        // Nothing has changed: nothing is added, and it is still told.
+        // Nothing has changed: nothing is added, and it is still reported.
         let before = files(&bench.dataset());
         let again = bench.ingest(&[&source]);
         assert!(again.added_nothing());

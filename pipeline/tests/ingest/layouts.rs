@@ -1,4 +1,4 @@
-//! Every layout of sources that can be read.
+//! Every supported layout of sources.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self};
@@ -178,7 +178,8 @@ fn listings_are_read_with_any_separator_and_as_json_lines() {
         ("list.tsv", "\u{feff}path\ttext\r\n1.png\ta cat, black\r\nsub/2.png\ta dog\r\n"),
         (
             "metadata.jsonl",
-            "{\"file_name\":\"1.png\",\"text\":\"a cat, black\"}\n\n{\"file_name\":\"sub/2.png\",\"text\":\"a dog\",\"n\":1}",
+            "{\"file_name\":\"1.png\",\"text\":\"a cat, \
+             black\"}\n\n{\"file_name\":\"sub/2.png\",\"text\":\"a dog\",\"n\":1}",
         ),
     ];
     let mut hashes = HashSet::new();
@@ -191,7 +192,7 @@ fn listings_are_read_with_any_separator_and_as_json_lines() {
         assert_eq!((report.pairs_added, report.ledger_total), (2, 0), "{name}");
         assert_eq!(captions(&bench.dataset()), ["a cat, black", "a dog"]);
         hashes.insert(report.content_hash);
-        // The folder stands for the listing within it: nothing is new.
+        // The folder stands for the list within it: nothing is new.
         let report = bench.ingest(&[bench.path("").to_str().unwrap()]);
         assert!(report.added_nothing() && report.skipped() == 1, "{name}");
     }
@@ -208,8 +209,9 @@ fn listing_cannot_lead_out_of_its_folder() {
     bench.file("in/good.png", &png(1));
     std::os::unix::fs::symlink("good.png", bench.path("in/inner.png")).unwrap();
     let text = format!(
-        "file,caption\n../outside.png,a\n{outside},b\nlink.png,c\nfolder/outside.png,d\nsub/../../outside.png,e\n.,f\nnone.png,g\n\
-         https://example.org/x.png,h\ngood.png,i\ninner.png,j\n"
+        "file,caption\n../outside.png,a\n{outside},b\nlink.png,c\nfolder/outside.png,d\n\
+         sub/../../outside.png,e\n.,f\nnone.png,g\nhttps://example.org/x.png,h\ngood.png,i\n\
+         inner.png,j\n"
     );
     let listing = bench.file("in/list.csv", text.as_bytes());
     bench.ingest(&[&listing]);
@@ -237,8 +239,11 @@ fn bad_lines_cost_only_themselves() {
     bench.file("1.png", &png(1));
     let csv =
         bench.file("a.csv", b"file,caption\n1.png,one,more\n1.png,\xff\xfe\n1.png,\n1.png,good\n");
-    let json =
-        bench.file("b.jsonl", b"{\"file\":\"1.png\",\"text\":\"fine\"}\nno json\n{\"file\":\"1.png\"}\n[1]\n{\"text\":\"x\"}\n");
+    let json = bench.file(
+        "b.jsonl",
+        b"{\"file\":\"1.png\",\"text\":\"fine\"}\nno \
+              json\n{\"file\":\"1.png\"}\n[1]\n{\"text\":\"x\"}\n",
+    );
     let report = bench.ingest(&[&csv, &json]);
     assert_eq!(captions(&bench.dataset()), ["good", "fine"]);
     let rows = ledger(&bench.dataset());

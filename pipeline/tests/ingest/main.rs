@@ -1,4 +1,4 @@
-//! Ingest as its users see it: sources go in, and what lies on the disk afterwards is looked at with other readers.
+//! Ingest as its users see it: sources go in, and other readers check the files on disk afterwards.
 #![expect(clippy::unwrap_used, reason = "clippy does not know the helpers of tests for tests")]
 
 mod again;

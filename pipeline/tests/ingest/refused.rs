@@ -56,7 +56,7 @@ fn what_is_not_there_or_not_known_is_refused_before_anything_is_written() {
     request.shard_bytes = request.row_group_bytes - 1;
     assert!(bench.error(&request).contains("row group"));
 
-    // A folder that holds something else is left alone.
+    // A folder with other content stays untouched.
     fs::create_dir(bench.dataset()).unwrap();
     durable::write(&bench.dataset().join("thesis.tex"), b"precious").unwrap();
     let message = bench.error(&bench.request(&[&good]));
@@ -82,7 +82,7 @@ fn sources_elsewhere_are_refused_with_the_way_to_get_them_here() {
         assert!(message.starts_with(source) && message.contains(advice), "{message}");
         assert!(!bench.dataset().exists(), "{source}");
     }
-    // A file may be called like that all the same.
+    // A file may still have such a name.
     let joined = bench.file("a.tar::b.tar", &tar_of_pairs(0..1));
     assert_eq!(run(&bench.request(&[&joined])).unwrap().pairs_added, 1);
 }

@@ -1,4 +1,5 @@
-//! Another try: what failed for now is asked again, and the ledger stays true whatever happens in between.
+//! Retries: temporary failures are requested again, and the ledger stays correct whatever happens
+//! in between.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +22,8 @@ fn try_again(request: &IngestRequest, reason: Option<Reason>) -> IngestReport {
     retry(request, RetryFilter { reason }, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
-/// A server whose odd images are broken until `repaired`, whose image 8 is missing until then, and image 6 for good.
+/// A server whose odd images are broken until `repaired`, whose image 8 is missing until then, and
+/// image 6 always.
 fn half_broken(repaired: &Arc<AtomicBool>) -> Server {
     let repaired = Arc::clone(repaired);
     Server::start(move |call| {
@@ -37,7 +39,7 @@ fn half_broken(repaired: &Arc<AtomicBool>) -> Server {
     })
 }
 
-/// Rows on hosts of their own: a pause of one is none of another.
+/// Rows on different hosts: a pause of one does not affect another.
 fn rows(server: &Server, count: u16) -> Vec<(String, String)> {
     (0..count).map(|n| (server.url(n, &format!("/{n}")), format!("row {n}"))).collect()
 }
@@ -61,7 +63,7 @@ fn later_ingest_asks_for_what_failed_for_now_and_for_nothing_else() {
         (report.pairs_added, &report.ledger_added),
         (3, &BTreeMap::from([("not_found", 2), ("rate_limited", 5)]))
     );
-    // Still broken: asked again, and the same entry stands there once. A host that wants rest has it.
+    // Still broken: requested again, and the entry exists once. A host that wants a pause gets it.
     request.download.retries = 1;
     let report = run(&request).unwrap();
     assert!(report.added_nothing() && report.tried_again == 5, "{report:?}");
@@ -83,7 +85,7 @@ fn later_ingest_asks_for_what_failed_for_now_and_for_nothing_else() {
     assert_eq!(pairs(&bench.dataset()).len(), 8);
     assert!(run(&request).unwrap().added_nothing());
 
-    // What is quarantined is tried only when it is named.
+    // A quarantined entry is tried only when its reason is given.
     assert!(try_again(&request, None).sources.is_empty());
     let report = try_again(&request, Some(Reason::NotFound));
     assert_eq!((report.tried_again, report.mended, report.ledger_total), (2, 1, 1));
@@ -153,7 +155,7 @@ fn retry_stopped_anywhere_keeps_the_ledger_true() {
             if left < 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         assert!(stopped.is_err(), "{stop}");
-        // True in between: ten rows, each a pair or an entry, none both.
+        // Always correct: ten rows, each a pair or an entry, none both.
         let (captions, ledger) = content(&request.dataset);
         assert_eq!(captions.len() + ledger.len(), 10, "stopped at step {stop}");
         try_again(&request, None);
@@ -172,7 +174,7 @@ fn changed_list_is_asked_for_its_new_rows_only() {
     run(&request).unwrap();
     let before = server.asked();
     repaired.store(true, Ordering::SeqCst);
-    // New rows in front: every position has changed.
+    // New rows at the start: every position has changed.
     bench.file("list.csv", &list(&[&all[10..], &all[..10]].concat()));
     let report = run(&request).unwrap();
     assert_eq!((report.pairs_total, report.sources[0].known_before), (12, 3));
@@ -216,7 +218,7 @@ fn retry_reads_other_sources_again_and_says_what_it_cannot() {
     assert!(matches!(outcome("gone.csv"), SourceOutcome::Unreadable(_)));
     assert_eq!(captions(&bench.dataset()), ["there", "late"]);
 
-    // Another ingest finds nothing to do for the listing.
+    // Another ingest finds nothing to do for the list.
     let mut again = request;
     again.sources.truncate(1);
     assert!(ingest(&again, &mut |_| ControlFlow::Continue(())).unwrap().added_nothing());

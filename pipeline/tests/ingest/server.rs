@@ -1,6 +1,6 @@
 //! A local web server that can misbehave: the tests write the bytes of its answers themselves.
 //!
-//! It listens on all of 127.0.0.0/8 at one port, so that one server is as many hosts as a test wants.
+//! It listens on all of 127.0.0.0/8 at one port, so that one server acts as any number of hosts.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -9,19 +9,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What a handler gets: which request it is, and the connection to answer on.
+/// The input of a handler: the request, and the connection for the answer.
 pub(crate) struct Call<'a> {
     /// Without its port.
     pub(crate) host: String,
     pub(crate) path: String,
     pub(crate) headers: String,
-    /// How often this path of this host has been asked, this time included.
+    /// Number of requests for this path of this host, including this one.
     pub(crate) times: usize,
     pub(crate) stream: &'a mut TcpStream,
 }
 
 impl Call<'_> {
-    /// Sends; that the client is gone already is none of our business.
+    /// Sends bytes. It does not matter if the client has disconnected already.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).and_then(|()| self.stream.flush()).is_ok()
     }
@@ -36,7 +36,7 @@ impl Call<'_> {
         self.status("200 OK", "Content-Type: image/png\r\n", &super::build::png(number));
     }
 
-    /// Sends nothing more and waits until the client has had enough.
+    /// Sends nothing more and waits until the client disconnects.
     pub(crate) fn stall(&mut self) {
         let _ = self.stream.set_read_timeout(Some(Duration::from_secs(20)));
         let _ = self.stream.read(&mut [0; 16]);
@@ -55,7 +55,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers every request by `handler`, each connection on a thread of its own.
+    /// Answers every request by `handler`, each connection on a separate thread.
     pub(crate) fn start(handler: impl Fn(&mut Call) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("0.0.0.0", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -74,12 +74,12 @@ impl Server {
         server
     }
 
-    /// The address of a path of host `127.0.X.Y`.
+    /// The URL of a path of host `127.0.X.Y`.
     pub(crate) fn url(&self, host: u16, path: &str) -> String {
         format!("http://127.0.{}.{}:{}{path}", host / 250, host % 250 + 1, self.port)
     }
 
-    /// How often each path was asked, all hosts together, without robots.txt.
+    /// Number of requests for each path, all hosts together, without robots.txt.
     pub(crate) fn asked(&self) -> HashMap<String, usize> {
         let mut counts = HashMap::new();
         for (place, count) in self.asked.lock().unwrap().iter() {

@@ -1,4 +1,5 @@
-//! Own columns keep the types of their sources, and what people's tables and folders hold beside images in bytes.
+//! Own columns keep the types of their sources, and tables and folders may hold images in other
+//! forms than bytes.
 
 use std::fs;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ fn kind(bench: &Bench, column: &str) -> DataType {
     DatasetManifest::read(&bench.dataset()).unwrap().source_type(column)
 }
 
-/// The values of an own column in words, of all shards.
+/// The values of an own column as text, of all shards.
 fn values(bench: &Bench, column: &str) -> Vec<Option<String>> {
     pairs(&bench.dataset()).iter().map(|row| row.own.get(column).cloned()).collect()
 }
@@ -189,7 +190,7 @@ fn arrow_is_read_as_a_stream_and_as_a_file() {
     file.write(&batch).unwrap();
     let file = file.into_inner().unwrap();
 
-    // As `save_to_disk` lays a dataset with splits.
+    // A dataset with splits, as `save_to_disk` writes it.
     let bench = Bench::new();
     for (name, bytes) in [
         ("disk/train/data-00000-of-00001.arrow", stream.as_slice()),
@@ -202,7 +203,7 @@ fn arrow_is_read_as_a_stream_and_as_a_file() {
     assert_eq!((report.pairs_added, report.ledger_added["duplicate_pair"]), (2, 1));
     assert_eq!(kind(&bench, "n"), DataType::Int64);
     assert!(bench.ingest(&[&bench.file("x.feather", &file)]).sources[0].layout.contains("Arrow"));
-    // Cut in its second batch: what is whole is read.
+    // Truncated in its second batch: the intact part is read.
     let cut = Bench::new();
     let report = cut.ingest(&[&cut.file("cut.arrow", &stream[..stream.len() - 400])]);
     assert!(report.pairs_added >= 2);
@@ -212,7 +213,7 @@ fn arrow_is_read_as_a_stream_and_as_a_file() {
 #[test]
 fn folders_of_other_tools_are_what_they_are_there() {
     let bench = Bench::new();
-    // img2dataset's `files`: the table beside the folder is not a list to download.
+    // img2dataset's `files`: the table next to the folder is not a list to download.
     let urls: Vec<(&str, ArrayRef)> =
         vec![("url", strings(&["http://a.invalid/1.png"])), ("caption", strings(&["zero"]))];
     bench.file("out/00000.parquet", &parquet(urls, 10));
@@ -221,7 +222,8 @@ fn folders_of_other_tools_are_what_they_are_there() {
     bench.file("out/00000/000000000.txt", b"zero");
     bench.file(
         "out/00000/000000000.json",
-        b"{\"caption\": \"zero\", \"url\": \"http://a.invalid/1.png\", \"width\": 6, \"similarity\": NaN}",
+        b"{\"caption\": \"zero\", \"url\": \"http://a.invalid/1.png\", \"width\": 6, \
+          \"similarity\": NaN}",
     );
     bench.file("out/00000/000000001.png", &png(1));
     bench.file("out/00000/000000001.json", b"{\"caption\": \"one\"}");
@@ -240,7 +242,7 @@ fn folders_of_other_tools_are_what_they_are_there() {
     bench.ingest(&[bench.path("ds").to_str().unwrap()]);
     assert_eq!(captions(&bench.dataset())[2..], ["test", "train"]);
 
-    // kohya's captions, and images that are not called as such.
+    // kohya's captions, and images without the usual extensions.
     bench.file("kohya/a.jfif", &png(30));
     bench.file("kohya/a.caption", b"a caption");
     bench.file("kohya/b", &png(31));
@@ -249,7 +251,7 @@ fn folders_of_other_tools_are_what_they_are_there() {
     bench.ingest(&[bench.path("kohya").to_str().unwrap()]);
     assert_eq!(captions(&bench.dataset())[4..], ["a caption", "no extension"]);
 
-    // Kaggle's Flickr8k: a list beside the folder of its images.
+    // Kaggle's Flickr8k: a list next to the folder of its images.
     bench.file("flickr/Images/1.jpg", &png(40));
     bench.file("flickr/captions.txt", b"image,caption\n1.jpg,first\n1.jpg,second\n2.jpg,none\n");
     let list = bench.path("flickr/captions.txt");
@@ -275,10 +277,9 @@ fn one_odd_file_among_good_ones_is_a_row_of_the_ledger() {
     bench.file("in/c.parquet", &good(2));
     let report = bench.ingest(&[bench.path("in").to_str().unwrap()]);
     assert_eq!((report.pairs_added, report.ledger_total), (2, 1));
-    assert!(
-        matches!(&report.sources[1].outcome, SourceOutcome::Unreadable(message) if message.contains("numbers"))
-    );
-    // Named by itself it is an error, and so it is alone.
+    assert!(matches!(&report.sources[1].outcome, SourceOutcome::Unreadable(message) if message
+            .contains("numbers")));
+    // Named directly it is an error, and so it is alone.
     let odd = bench.path("in/b.parquet").to_str().unwrap().to_owned();
     let good = bench.path("in/a.parquet").to_str().unwrap().to_owned();
     let bench = Bench::new();

@@ -1,5 +1,5 @@
-//! Presets, uid lists, balancing and measures against DataComp's and MetaCLIP's own definitions, as
-//! `reference/make_curation_values.py` computed them.
+//! Presets, uid lists, balancing and measures compared with DataComp's and MetaCLIP's own
+//! definitions, as computed by `reference/make_curation_values.py`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -26,7 +26,8 @@ struct Reference {
 }
 
 impl Reference {
-    /// The script's rows as shards 1 and 2, their DataComp uids in the column category. Shard 0 has a pair without scores.
+    /// The script's rows as shards 1 and 2, with their DataComp uids in the column category. Shard
+    /// 0 has a pair without scores.
     fn new() -> Self {
         let text = include_str!("../reference/curation.json");
         let values: Value = serde_json::from_str(text).unwrap();
@@ -83,7 +84,7 @@ impl Reference {
             .collect()
     }
 
-    /// Runs SQL as a selection; gives the numbers of its rows.
+    /// Runs SQL as a selection. Returns the numbers of its rows.
     async fn select(&self, sql: &str) -> BTreeSet<usize> {
         let context = session(SessionSpec::new(Some(self.path()), &stand_ins())).unwrap();
         let output = self.path().join("selection.parquet");
@@ -137,7 +138,7 @@ async fn every_preset_is_sql_that_a_selection_can_be_made_of() {
             "laion-aesthetics" => vec![("aesthetic".into(), "clip * 10".into())],
             _ => vec![],
         };
-        // Images of these pairs have no 5 KB.
+        // Images of these pairs have less than 5 KB.
         let sql = preset(name)
             .unwrap()
             .sql(&set)
@@ -284,7 +285,8 @@ async fn pairs_stay_as_often_as_their_entries_allow() {
     }
     for (place, (kept, chance)) in kept.iter().zip(&chances).enumerate() {
         let deviation = (chance * (1.0 - chance) / SEEDS as f64).sqrt();
-        // Impossible ones never, certain ones always; where a miss is rare, two of them may be.
+        // Impossible ones never, certain ones always; if a miss is rare, two of them may be
+        // missing.
         let rare = if [0.0, 1.0].contains(chance) { 1e-9 } else { 2.0 / SEEDS as f64 };
         assert!((kept - chance).abs() <= 5.0 * deviation + rare, "{place}: {kept} of {chance}");
     }
@@ -323,7 +325,7 @@ async fn balancing_composes_with_conditions_selections_and_given_counts() {
     assert_eq!(reference.places_of(&output), only);
     assert!(Selection::read(&output).unwrap().weights.iter().all(|weight| *weight == 2.0));
 
-    // Counts of a pool that is hundred times as large: fewer stay.
+    // Counts of a pool that is a hundred times as large: fewer stay.
     let counts = english.counts.iter().map(|count| count * 100).collect();
     let fewer = balanced(&reference, &entries, |spec| spec.counts = Some(counts)).await;
     assert!(

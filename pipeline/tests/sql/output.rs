@@ -14,7 +14,8 @@ async fn written(
 }
 
 const MIXED: &str =
-    "SELECT hex(uid) = hex(uid) AS same, caption, phash, image, arrow_cast(arrow_cast('ab', 'Binary'), 'FixedSizeBinary(2)') AS b, [1.5, 2.0] AS l
+    "SELECT hex(uid) = hex(uid) AS same, caption, phash, image, arrow_cast(arrow_cast('ab', \
+     'Binary'), 'FixedSizeBinary(2)') AS b, [1.5, 2.0] AS l
                      FROM meta JOIN blob USING (uid) WHERE width IN (10, 11) ORDER BY width";
 
 #[tokio::test]
@@ -77,7 +78,8 @@ async fn wide_table_is_cut_to_the_screen_or_expanded_and_says_so() {
         more_columns: ": --expanded shows all",
         ..TableLimits::default()
     };
-    let sql = "SELECT width, caption, width + 1 AS wider, caption AS again FROM meta WHERE width < 12 ORDER BY width";
+    let sql = "SELECT width, caption, width + 1 AS wider, caption AS again FROM meta WHERE width < \
+               12 ORDER BY width";
     let expected = "\
 +-------+-----------+-------+
 | width | caption   | wider |
@@ -108,14 +110,16 @@ async fn csv_and_json_give_bytes_as_digits() {
     assert_eq!(
         written(&context, MIXED, OutputFormat::Csv, limits).await,
         format!(
-            "same,caption,phash,image,b,l\ntrue,caption 0,30,{},6162,\"[1.5, 2.0]\"\ntrue,caption 1,,{},6162,\"[1.5, 2.0]\"\n",
+            "same,caption,phash,image,b,l\ntrue,caption 0,30,{},6162,\"[1.5, 2.0]\"\ntrue,caption \
+             1,,{},6162,\"[1.5, 2.0]\"\n",
             image(0),
             image(1)
         )
     );
     let object = |n: u32, hash: &str| {
         format!(
-            "{{\"same\":true,\"caption\":\"caption {n}\",\"phash\":{hash},\"image\":\"{}\",\"b\":\"6162\",\"l\":[1.5,2.0]}}",
+            "{{\"same\":true,\"caption\":\"caption \
+             {n}\",\"phash\":{hash},\"image\":\"{}\",\"b\":\"6162\",\"l\":[1.5,2.0]}}",
             image(n)
         )
     };
@@ -163,7 +167,7 @@ async fn parquet_file_is_whole_or_not_there() {
     assert_eq!(back.iter().map(RecordBatch::num_rows).sum::<usize>(), 12);
     assert_eq!(back[0].column(0).as_fixed_size_binary().value_length(), 16);
 
-    // Fails in the middle: a caption that is no number.
+    // Fails in the middle: a caption that is not a number.
     let before = std::fs::read(&path).unwrap();
     let failing = query(&context, "SELECT CAST(caption AS INT) FROM meta").await.unwrap();
     let error = write_file(failing, OutputFormat::Parquet, TableLimits::default(), &path)

@@ -1,4 +1,4 @@
-//! row_number() over sorted rows, beside counting by hand.
+//! row_number() over sorted rows, compared with counting by hand.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use diptych_pipeline::sql::{SessionSpec, session};
 use crate::common::stand_ins;
 use crate::{batches, dataset};
 
-/// Many batches, keys that are null, two columns of keys, and a partition that runs over many batches.
+/// Many batches, null keys, two columns of keys, and a partition that spans many batches.
 #[tokio::test]
 async fn row_numbers_of_sorted_rows_are_counted_without_a_state_for_each_partition() {
     let (folder, _) = dataset();
@@ -18,8 +18,9 @@ async fn row_numbers_of_sorted_rows_are_counted_without_a_state_for_each_partiti
         let mut spec = SessionSpec::new(Some(folder.path()), &functions);
         spec.partitions = threads.try_into().ok();
         let context = session(spec).unwrap();
-        // Every seventh has no key, half of the others have the key 1, the rest one of their own.
-        let rows = "SELECT value AS v, CASE WHEN value % 7 = 0 THEN NULL WHEN value % 2 = 0 THEN 1 ELSE value END AS k \
+        // Every seventh has no key, half of the others have the key 1, the rest have unique ones.
+        let rows = "SELECT value AS v, CASE WHEN value % 7 = 0 THEN NULL WHEN value % 2 = 0 THEN 1 \
+                    ELSE value END AS k \
                     FROM generate_series(0, 39999)";
         let numbered = format!(
             "SELECT v, row_number() OVER (PARTITION BY k, v % 3 ORDER BY v DESC) AS n FROM ({rows})"

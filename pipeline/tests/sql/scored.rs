@@ -12,7 +12,7 @@ fn uids(numbers: &[u32]) -> Vec<Uid> {
     numbers.iter().map(|n| pair(*n).uid()).collect()
 }
 
-/// A file of numbers: pair and value.
+/// Writes a file of numbers: pair and value.
 fn add(
     folder: &std::path::Path,
     name: &str,
@@ -41,7 +41,8 @@ async fn each_score_is_a_column_and_rows_stay_those_of_meta() {
     let path = folder.path();
     add(path, "clip", 0, 0, "a", &[(0, Some(0.5)), (2, Some(0.25)), (5, None)]);
     add(path, "clip", 1, 1, "a", &[(7, Some(0.75))]);
-    // A second file of the same shard, which also repeats a pair: the newer value counts, the row stays one.
+    // A second file of one shard, which also repeats a pair: the newer value counts, and the row
+    // stays one.
     add(path, "clip", 2, 0, "a", &[(1, Some(0.125)), (2, Some(1.0))]);
     add(path, "blur", 0, 1, "b", &[(6, Some(3.0)), (11, Some(4.0))]);
     let context = open(path);
@@ -103,7 +104,7 @@ async fn scores_that_meta_knows_fill_what_it_lacks() {
         rows(&context, "SELECT caption FROM scored WHERE language = 'en'").await,
         ["caption 1"]
     );
-    // A score that is called as one of meta's columns does not hide it.
+    // A score that is named like one of meta's columns does not hide it.
     assert_eq!(
         rows(&context, "SELECT width, score_width FROM scored WHERE score_width IS NOT NULL").await,
         ["10|1.5"]
@@ -128,6 +129,6 @@ async fn score_of_a_pair_that_its_shard_lacks_is_an_error_and_not_lost() {
             && error.contains("not in shard 0"),
         "{error}"
     );
-    // What does not ask for the score does not read it.
+    // A query without the score does not read it.
     assert_eq!(rows(&context, "SELECT count(width) FROM scored").await, ["12"]);
 }

@@ -1,14 +1,15 @@
-//! `#[needs(data)]`: a test that is ignored, with the reason, where this machine lacks something that it needs.
+//! `#[needs(data)]`: ignores a test, with the reason, on a machine that lacks something it needs.
 //!
-//! Rust's test harness decides at compile time what is ignored. What a machine has is in environment variables, which
-//! `trainer/setup/setup.py` writes where cargo reads them. Each test records the variable that it was compiled with, so cargo compiles
-//! it again when that changes.
+//! Rust's test harness decides at compile time which tests are ignored. Environment variables tell
+//! what a machine has; `trainer/setup/setup.py` writes them where cargo reads them. Each test
+//! records the variable that it was compiled with, so cargo compiles it again when the variable
+//! changes.
 
 use proc_macro::{Delimiter, TokenStream, TokenTree};
 
 struct Need {
     name: &'static str,
-    /// Set, and not empty, where the machine has it.
+    /// Set and not empty if the machine has it.
     variable: &'static str,
     reason: &'static str,
 }
@@ -56,7 +57,7 @@ const NEEDS: [Need; 8] = [
     },
 ];
 
-/// Ignores the test below it where the machine lacks what is named. Stands above `#[test]`.
+/// Ignores the test below it if the machine lacks the named thing. Stands above `#[test]`.
 #[proc_macro_attribute]
 pub fn needs(attribute: TokenStream, test: TokenStream) -> TokenStream {
     expand(&attribute.to_string(), test)
@@ -83,7 +84,7 @@ fn expand(name: &str, test: TokenStream) -> Result<TokenStream, String> {
     Ok(found)
 }
 
-/// Whether one of the attributes is `#[test]`, or another one whose path ends in `test`.
+/// Returns whether one of the attributes is `#[test]`, or another one whose path ends in `test`.
 fn is_test(item: &TokenStream) -> bool {
     let mut tokens = item.clone().into_iter();
     while let (Some(TokenTree::Punct(mark)), Some(TokenTree::Group(attribute))) =
@@ -103,7 +104,7 @@ fn is_test(item: &TokenStream) -> bool {
     false
 }
 
-/// Rust source as tokens. All of it is written in this file.
+/// Returns Rust source as tokens. All of that source is written in this file.
 fn source(text: &str) -> TokenStream {
     text.parse().unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! What the tests of all crates share: waiting, chance, and test data. Depends on no crate of the product, so that each of them
-//! can use it in its unit tests.
+//! Helpers for the tests of all crates: waiting, chance, test data. This crate depends on no crate
+//! of the product, so unit tests of all of them can use it.
 
 #![expect(clippy::print_stdout, reason = "the seed of a test that fails is in its output")]
 
@@ -12,10 +12,10 @@ pub use diptych_test_needs::needs;
 
 const LOOKS_EVERY: Duration = Duration::from_millis(5);
 
-/// Looks again and again until something is there, and returns it.
+/// Calls `look` again and again until it returns something.
 ///
 /// # Panics
-/// Where it is not there after `patience`; the message names `what` the test waited for.
+/// If there is nothing after `patience`. The message names `what` the test waited for.
 #[track_caller]
 pub fn eventually<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience;
@@ -28,11 +28,11 @@ pub fn eventually<T>(patience: Duration, what: &str, mut look: impl FnMut() -> O
     }
 }
 
-/// Returns a seed for what a test leaves to chance, such as the moment of a kill: another one each time, or that of
-/// `DIPTYCH_TEST_SEED`. Prints it, so that a failure can be repeated.
+/// Returns a seed for random parts of a test, such as the moment of a kill: a new one each time, or
+/// the one in `DIPTYCH_TEST_SEED`. Prints it, so that a failure can be repeated.
 ///
 /// # Panics
-/// Where `DIPTYCH_TEST_SEED` is not a number.
+/// If `DIPTYCH_TEST_SEED` is not a number.
 pub fn seed() -> u64 {
     let seed = match std::env::var("DIPTYCH_TEST_SEED") {
         Ok(text) => text
@@ -45,10 +45,11 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// Returns the path of a file or folder of the test data that is not in the repository. Only for tests with `#[needs(data)]`.
+/// Returns the path of a file or folder of the test data outside of the repository. Only for tests
+/// with `#[needs(data)]`.
 ///
 /// # Panics
-/// Where `DIPTYCH_TEST_DATA` names a folder without it.
+/// If the folder in `DIPTYCH_TEST_DATA` does not have it.
 pub fn data(name: &str) -> PathBuf {
     let folder = std::env::var_os("DIPTYCH_TEST_DATA").unwrap_or_default();
     let path = Path::new(&folder).join(name);

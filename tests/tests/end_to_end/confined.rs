@@ -1,4 +1,5 @@
-//! What a client of the service cannot reach: files outside of its folders, the store, other hosts, and everybody else's share of it.
+//! Limits of a client of the service: files outside of its folders, the store, other hosts and the
+//! share of other clients are out of reach.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,10 +10,10 @@ use std::time::{Duration, Instant};
 use diptych_test_support::{eventually, needs};
 use diptych_tests::server::{Fault, Server};
 use diptych_tests::service::{PATIENCE, Service};
-use diptych_tests::{Work, pairs, tiny_config};
+use diptych_tests::{Work, messages, pairs, tiny_config};
 use serde_json::{Value, json};
 
-/// The state folder, the data and what is not to be reached lie beside each other.
+/// The state folder, the data and the forbidden files lie side by side.
 const CONFIG: &str = "state = \"state\"\nlisten = \"127.0.0.1:0\"\nfolders = [\"inside\"]\n[[dataset]]\nname = \"scenes\"\npath = \"data\"\n\
                       [jobs]\nattempts = 1\n";
 
@@ -29,7 +30,7 @@ fn place() -> Work {
     work
 }
 
-/// Gives the service a job and returns what it answered.
+/// Submits a job and returns the service's answer.
 fn asks(
     service: &Service,
     work: &Work,
@@ -200,17 +201,17 @@ fn every_kind_of_job_does_its_work_within_its_folders() {
         let id = asks(&service, &work, kind, args).ok()["id"].as_u64().unwrap();
         service.waits_until(id, "done");
     }
-    // A condition of a client is computed by a process of its own, which reads no files but the dataset's.
-    for (condition, says) in [
-        ("widht > 64", "did you mean width?"),
-        ("uid IN (SELECT uid FROM read_parquet('train.parquet'))", "read_parquet"),
-        ("uid IN (SELECT uid FROM 'train.parquet')", "train.parquet"),
+    // A separate process computes a client's condition. It reads no files but those of the dataset.
+    for (condition, name) in [
+        ("widht > 64", "condition_with_a_wrong_column"),
+        ("uid IN (SELECT uid FROM read_parquet('train.parquet'))", "condition_with_a_function"),
+        ("uid IN (SELECT uid FROM 'train.parquet')", "condition_with_a_file"),
     ] {
         let args = ["--model", "run", "--dataset", data, "--where", condition];
         let id = asks(&service, &work, "embed", &args).ok()["id"].as_u64().unwrap();
         service.waits_until(id, "failed");
         let message = service.get(&format!("/v1/jobs/{id}"))["message"].clone();
-        assert!(message.as_str().unwrap().contains(says), "{condition}: {message}");
+        messages::check("job", name, message.as_str().unwrap());
     }
     for made in ["new/dataset.json", "all.parquet", "u", "g", "eval.json", "hf/config.json"] {
         assert!(work.path("inside").join(made).is_file(), "{made}");
@@ -234,22 +235,24 @@ fn remote_datasets_of_a_request_are_those_that_the_service_allows() {
         "state = \"state\"\nlisten = \"127.0.0.1:0\"\nfolders = [\".\"]\n[jobs]\nattempts = 1\n";
     work.write("diptych.toml", config);
     let service = Service::start(&work);
-    train(&service, "run", &server.url("data"), "").refused(400, "remote.allow");
+    train(&service, "run", &server.url("data"), "").refused(400, "dataset_not_allowed");
     let embed = json!({
         "kind": "embed",
         "args": ["--model", "run", "--dataset", server.url("data"), "--selection", "train.parquet"],
         "folder": work.path("."),
     });
-    service.ask("POST", "/v1/jobs", Some(&embed)).refused(400, "remote.allow");
+    service.ask("POST", "/v1/jobs", Some(&embed)).refused(400, "embed_of_a_dataset_not_allowed");
     assert_eq!(service.leaves(), Some(0));
     assert!(server.requests().is_empty(), "{:?}", server.requests());
 
     work.write("diptych.toml", format!("{config}[remote]\nallow = [\"{}\"]\n", server.url("data")));
     let service = Service::start_with(&work, &[("XDG_CACHE_HOME", &caches)]);
-    train(&service, "run", &server.url("data-2"), "").refused(400, "remote.allow");
-    train(&service, "run", &server.url("data/../state"), "").refused(400, "remote.allow");
+    let other = server.url("data-2");
+    train(&service, "run", &other, "").refused(400, "dataset_beside_an_allowed_one");
+    let above = server.url("data/../state");
+    train(&service, "run", &above, "").refused(400, "dataset_above_an_allowed_one");
     let options = "[loader.remote.options]\ngoogle_service_account_path = \"/etc/passwd\"\n";
-    train(&service, "run", &server.url("data"), options).refused(400, "cannot set");
+    train(&service, "run", &server.url("data"), options).refused(400, "option_of_stores");
     assert!(server.requests().is_empty(), "{:?}", server.requests());
     let id = train(&service, "run", &server.url("data"), "").ok()["id"].as_u64().unwrap();
     service.waits_until(id, "done");
@@ -258,7 +261,7 @@ fn remote_datasets_of_a_request_are_those_that_the_service_allows() {
     assert!(!server.requests().is_empty());
 }
 
-/// A request with a body that does not come.
+/// Sends a request whose body never comes.
 fn slow_body(address: SocketAddr, from: &str, token: Option<&str>) -> TcpStream {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let stream = runtime.block_on(async {
@@ -277,7 +280,7 @@ fn slow_body(address: SocketAddr, from: &str, token: Option<&str>) -> TcpStream 
     stream
 }
 
-/// The status line of an answer; empty where the connection was closed.
+/// Returns the status line of an answer. Empty if the connection was closed.
 fn status_line(mut stream: &TcpStream) -> String {
     let mut bytes = [0; 12];
     match stream.read_exact(&mut bytes) {
@@ -324,7 +327,7 @@ fn slow_bodies_of_one_client_leave_the_service_to_the_others_and_end() {
         assert!(answered > 20, "only {answered} answers in 5 s");
         let lines: Vec<String> = slow.iter().map(status_line).collect();
         let count = |line: &str| lines.iter().filter(|found| *found == line).count();
-        // Eight are waited for, until their time is over; the others were told to come again, or not let in.
+        // Eight are waited for until their time is over. The others were told to retry, or refused.
         assert_eq!(count("HTTP/1.1 408"), 8, "{lines:?}");
         assert_eq!(count("HTTP/1.1 503") + count("") + 8, 300, "{lines:?}");
         assert!(began.elapsed() < Duration::from_mins(1));
@@ -373,10 +376,10 @@ fn pages_of_other_origins_on_any_port_control_nothing() {
     ] {
         let asks = |headers: &[(&str, &str)]| service.send("POST", path, headers, None);
         for foreign in ["http://localhost:1", "http://127.0.0.1:3000", "http://127.0.0.1", "null"] {
-            asks(&[("origin", foreign)]).refused(403, "only this service's own pages");
+            assert_eq!(asks(&[("origin", foreign)]).status, 403, "{path} {foreign}");
         }
         for foreign in ["same-site", "cross-site"] {
-            asks(&[("sec-fetch-site", foreign)]).refused(403, "another origin");
+            assert_eq!(asks(&[("sec-fetch-site", foreign)]).status, 403, "{path} {foreign}");
         }
         for own in
             [&[] as &[(&str, &str)], &[("origin", &address)], &[("sec-fetch-site", "same-origin")]]

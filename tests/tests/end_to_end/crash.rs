@@ -1,4 +1,5 @@
-//! Kills: a run that is killed at random moments ends with the weights of a run that nobody killed, bit for bit.
+//! Kills: a run that is killed at random moments ends with the same weights, bit for bit, as one
+//! that was never killed.
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,8 @@ fn run_killed_twenty_times_ends_with_the_same_weights_bit_for_bit() {
         started.elapsed()
     };
 
-    // Each life takes the run on by a twentieth at most of what there is to do, so that all twenty fall within it. Where other work
-    // made the measured run slower than this one is, it ends too soon: then once more, with shorter lives.
+    // Each life advances the run by a twentieth at most, so all twenty lie within it. If other work
+    // slowed the measured run, this one ends too soon: then try again with shorter lives.
     let mut share = whole.saturating_sub(start()).as_secs_f64() / 20.0;
     let mut too_soon = 0;
     let mut random = StdRng::seed_from_u64(seed());
@@ -63,7 +64,8 @@ fn run_killed_twenty_times_ends_with_the_same_weights_bit_for_bit() {
     );
 }
 
-/// Starts a run and kills it at a random moment, twenty times. False where it came to its end before that.
+/// Starts a run and kills it at a random moment, twenty times. Returns false if it ended before
+/// that.
 fn killed_twenty_times(
     work: &Work,
     run: &str,

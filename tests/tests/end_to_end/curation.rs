@@ -1,8 +1,8 @@
-//! Curation as a user does it: scores, filters as SQL, lists of uids, balancing.
+//! Curation from end to end: scores, filters as SQL, lists of uids, balancing.
 
 use diptych_test_support::{eventually, parity};
 use diptych_tests::service::PATIENCE;
-use diptych_tests::{Work, pairs};
+use diptych_tests::{Work, messages, pairs};
 
 const DATA: [&str; 2] = ["--dataset", "data"];
 
@@ -36,7 +36,7 @@ fn pairs_are_scored_filtered_listed_and_balanced() {
         model.to_str().unwrap(),
     ];
     let first = work.diptych(&score).ok();
-    assert_eq!(first.stdout.matches("256 added, 0 there already").count(), 6, "{}", first.stdout);
+    messages::check("score", "six_scores", &first.stdout);
     // All of them are columns beside meta's, and no pair is there twice.
     let all = "SELECT count(*), count(clip), count(language), count(phash), count(blur), count(entropy) FROM scored";
     let row = work.diptych(&["sql", all, "--dataset", "data", "--format", "csv"]).ok().stdout;
@@ -51,12 +51,7 @@ fn pairs_are_scored_filtered_listed_and_balanced() {
     let files = |work: &Work| std::fs::read_dir(work.path("data/scores/blur")).unwrap().count();
     let before = files(&work);
     let second = work.diptych(&score).ok();
-    assert_eq!(
-        second.stdout.matches("nothing to do, 256 there already").count(),
-        6,
-        "{}",
-        second.stdout
-    );
+    messages::check("score", "nothing_to_do", &second.stdout);
     assert_eq!(files(&work), before);
 
     // A filter runs as it is shown.
@@ -121,8 +116,8 @@ fn pairs_are_scored_filtered_listed_and_balanced() {
     centroids.extend((0..16 * 16).flat_map(|at| f32::from(u8::from(at % 17 == 0)).to_le_bytes()));
     work.write("axes.npy", centroids);
     let cluster = ["score", "cluster", "--centroids", "axes.npy", "--dataset", "data"];
-    assert!(work.diptych(&cluster).ok().stdout.contains("cluster: 256 added, 0 there"));
-    assert!(work.diptych(&cluster).ok().stdout.contains("cluster: nothing to do, 256 there"));
+    work.diptych(&cluster).ok().says("score", "clusters");
+    work.diptych(&cluster).ok().says("score", "clusters_are_there");
     let largest = "SELECT count(*) FROM scored s JOIN embeddings e ON e.uid = s.uid AND e.modality = 'image' \
                    WHERE e.embedding[CAST(cluster AS BIGINT) + 1] = array_max(e.embedding)";
     assert_eq!(work.sql(&DATA, largest), "256");
@@ -203,7 +198,7 @@ fn uids_of_a_source_go_in_and_out() {
     assert!(work.diptych(&back).ok().stdout.contains("2 of 10 pairs"));
     // These are none of our own uids.
     work.diptych(&["select", "--uids", "uids.npy", "--dataset", "data", "--output", "c.parquet"])
-        .fails_with(&["no rows"]);
+        .fails(1, "uids_of_another_dataset");
     work.diptych(&[
         "uids",
         "a.parquet",
@@ -214,7 +209,8 @@ fn uids_of_a_source_go_in_and_out() {
         "--output",
         "x.npy",
     ])
-    .fails_with(&["hexadecimal"]);
+    .fails(1, "column_without_uids")
+    .names(&["'0003'"]);
 }
 
 #[test]
@@ -267,7 +263,8 @@ fn scoring_goes_on_where_it_was_killed_and_with_what_is_new() {
             break;
         }
         if turn == 0 {
-            // Asked to stop, it writes what it has and says so by its code; it may also have just been done.
+            // On a signal it writes its results and exits with code 4. It may also have just
+            // finished.
             running.signal("-TERM");
             assert!(matches!(running.ends(), Some(4 | 0)));
         } else {
@@ -283,13 +280,7 @@ fn scoring_goes_on_where_it_was_killed_and_with_what_is_new() {
     }
     // The corrupt image has a reason, and is not tried again.
     assert!(work.sql(&DATA, "SELECT error FROM scores WHERE error IS NOT NULL LIMIT 1").len() > 10);
-    let again = work.diptych(&score).ok();
-    assert_eq!(
-        again.stdout.matches("nothing to do, 120 there already").count(),
-        2,
-        "{}",
-        again.stdout
-    );
+    let again = work.diptych(&score).ok().says("score", "corrupt_image_is_not_tried_again");
     assert!(!again.stderr.contains("WARN"), "{}", again.stderr);
 
     // A grown dataset gets only its new pairs, and a selection only its own.
@@ -306,14 +297,9 @@ fn scoring_goes_on_where_it_was_killed_and_with_what_is_new() {
     work.diptych(&new).ok();
     let some =
         work.diptych(&["score", "blur", "--dataset", "data", "--selection", "some.parquet"]).ok();
-    assert!(some.stdout.contains("blur: 2 added, 1 there already"), "{}", some.stdout);
+    some.says("score", "selection_of_a_grown_dataset");
     let rest = work.diptych(&["score", "blur", "entropy", "--dataset", "data"]).ok();
-    assert!(
-        rest.stdout.contains("blur: 28 added, 122 there")
-            && rest.stdout.contains("entropy: 30 added, 120 there"),
-        "{}",
-        rest.stdout
-    );
+    rest.says("score", "grown_dataset");
     assert_eq!(
         work.sql(
             &DATA,
@@ -328,35 +314,50 @@ fn what_cannot_be_scored_or_filtered_says_what_to_do() {
     let work = Work::new();
     work.write("a.tar", pairs::tar_of(4));
     work.diptych(&["ingest", "a.tar", "--dataset", "data"]).ok();
-    work.diptych(&["score", "clip", "--dataset", "data"]).fails_with(&["--model"]);
+    work.diptych(&["score", "clip", "--dataset", "data"])
+        .fails(1, "clip_without_a_model")
+        .names(&["--model"]);
     work.diptych(&["score", "blur", "--dataset", "data", "--model", "x"])
-        .fails_with(&["--model x", "clip"]);
+        .fails(1, "model_that_is_not_used")
+        .names(&["--model x"]);
     work.diptych(&["score", "blur", "--dataset", "data", "--name", "../up"])
-        .fails_with(&["../up", "a-z"]);
-    work.diptych(&["score", "cluster", "--dataset", "data"]).fails_with(&["--centroids"]);
+        .fails(1, "name_that_is_no_column")
+        .names(&["../up"]);
+    work.diptych(&["score", "cluster", "--dataset", "data"])
+        .fails(1, "cluster_without_centroids")
+        .names(&["--centroids"]);
     work.diptych(&["score", "blur", "entropy", "--dataset", "data", "--name", "x"])
-        .fails_with(&["--name x"]);
+        .fails(1, "one_name_for_two_scores")
+        .names(&["--name x"]);
     work.diptych(&["score", "blur", "--dataset", "nowhere"])
-        .fails_with(&["nowhere", "diptych ingest"]);
+        .fails(1, "no_such_dataset")
+        .names(&["nowhere"]);
     work.diptych(&["score", "language", "--dataset", "data", "--name", "same"]).ok();
     work.diptych(&["score", "blur", "--dataset", "data", "--name", "same"])
-        .fails_with(&["same", "another name"]);
+        .fails(1, "name_of_another_score")
+        .names(&["same", "--name"]);
     let select = ["--dataset", "data", "--output", "x.parquet"];
     work.diptych(&[&["select", "--preset", "datacomp"], &select[..]].concat())
-        .fails_with(&["datacomp-basic"]);
+        .fails(1, "no_such_preset")
+        .names(&["datacomp-basic"]);
     work.diptych(&[&["select", "--preset", "datacomp-clip-score"], &select[..]].concat())
-        .fails_with(&["clip", "scored"]);
+        .fails(1, "preset_without_its_score")
+        .names(&["clip", "scored"]);
     let unset = ["select", "--preset", "datacomp-image-and-clip"];
-    work.diptych(&[&unset, &select[..]].concat()).fails_with(&["--set clusters="]);
+    work.diptych(&[&unset, &select[..]].concat())
+        .fails(1, "preset_without_a_value")
+        .names(&["--set clusters="]);
     work.write("bad.npy", b"\x93NUMPY\x01\x00");
     work.diptych(&[&["select", "--uids", "bad.npy"], &select[..]].concat())
-        .fails_with(&["bad.npy", "cut short"]);
+        .fails(1, "damaged_uid_list")
+        .names(&["bad.npy"]);
     work.write("empty.txt", "\n\n");
     work.diptych(&[&["balance", "--entries", "empty.txt"], &select[..]].concat())
-        .fails_with(&["empty.txt", "empty"]);
+        .fails(1, "empty_entries")
+        .names(&["empty.txt"]);
     work.write("never.txt", "zebra\n");
     work.diptych(&[&["balance", "--entries", "never.txt"], &select[..]].concat())
-        .fails_with(&["no rows"]);
+        .fails(1, "no_caption_matches");
     let listed = work.diptych(&["preset"]).ok().stdout;
     assert!(listed.contains("datacomp-basic") && listed.contains("--set fraction=0.3"), "{listed}");
 }

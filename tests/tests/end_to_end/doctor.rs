@@ -1,4 +1,5 @@
-//! A state folder is looked through, mended and backed up as its owner does it.
+//! `diptych doctor` and `diptych backup`: state folders and datasets are checked, mended and
+//! copied.
 
 use std::fs;
 use std::io::Write;
@@ -16,12 +17,7 @@ fn doctor_finds_a_flipped_bit_in_a_checkpoint_mends_it_and_training_goes_on() {
             .unwrap()
     };
     let before = checkpoints();
-    let clean = work.diptych(&["doctor", "state"]).ok();
-    assert!(
-        clean.stdout.contains("all is well") && clean.stdout.contains("1 runs"),
-        "{}",
-        clean.stdout
-    );
+    work.diptych(&["doctor", "state"]).ok().says("doctor", "state_without_problems");
 
     let weights = work.path("state/checkpoints/a/step-000000008/model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
@@ -30,17 +26,17 @@ fn doctor_finds_a_flipped_bit_in_a_checkpoint_mends_it_and_training_goes_on() {
     fs::File::create(&weights).unwrap().write_all(&bytes).unwrap();
     for _ in 0..2 {
         work.diptych(&["doctor", "state"])
-            .fails_with(&["problem:", "step-000000008", "model.safetensors", "--fix"])
+            .fails(1, "damaged_checkpoint")
+            .names(&["step-000000008", "model.safetensors", "--fix"])
             .ended_with(1);
     }
     let mended = work.diptych(&["doctor", "state", "--fix"]).ok();
-    assert!(mended.stdout.contains("damaged-checkpoint-a-step-000000008"), "{}", mended.stdout);
-    let after = work.diptych(&["doctor", "state"]).ok();
-    assert!(after.stdout.contains("0 problems, 1 notes"), "{}", after.stdout);
+    mended.says("doctor", "mended_checkpoint").names(&["damaged-checkpoint-a-step-000000008"]);
+    work.diptych(&["doctor", "state"]).ok().says("doctor", "state_with_a_note");
     assert_eq!(checkpoints(), before - 1);
 
     work.diptych(&["backup", "state", "copy"]).ok();
-    work.diptych(&["backup", "state", "copy"]).fails_with(&["copy", "exists"]);
+    work.diptych(&["backup", "state", "copy"]).fails(1, "backup_over_a_folder").names(&["copy"]);
     let steps = |state: &str| {
         work.sql(&["--state", state], "SELECT count(*) FROM metrics WHERE name = 'loss'")
     };
@@ -49,7 +45,7 @@ fn doctor_finds_a_flipped_bit_in_a_checkpoint_mends_it_and_training_goes_on() {
     work.diptych(&["train", "a.toml"]).ok();
     work.diptych(&["doctor", "state"]).ok();
     assert_eq!(steps("copy"), "12");
-    work.diptych(&["doctor", "nowhere"]).fails_with(&["nowhere", "no such folder"]);
+    work.diptych(&["doctor", "nowhere"]).fails(1, "no_such_folder").names(&["nowhere"]);
     assert!(!work.path("nowhere").exists());
 }
 
@@ -85,16 +81,18 @@ fn flipped_bit_in_a_dataset_never_changes_an_answer_and_is_found_by_the_doctor()
             if asked.code == Some(0) {
                 assert_eq!(asked.stdout, right, "byte {at} of {name}");
             } else {
-                asked.fails_with(&[name.trim_start_matches("data/")]);
+                asked.ended_with(1).names(&[name.trim_start_matches("data/")]);
                 refused += 1;
             }
-            work.diptych(&["doctor", "data"]).fails_with(&["problem:", name]).ended_with(1);
+            work.diptych(&["doctor", "data"]).ended_with(1).names(&[name]);
         }
         fs::File::create(&path).unwrap().write_all(&whole).unwrap();
     }
     assert!(refused > 10, "only {refused} of the flipped bits were met");
     work.diptych(&["doctor", "data"]).ok();
-    work.diptych(&["doctor", "data", "--fix"]).fails_with(&["data", "--fix"]);
+    work.diptych(&["doctor", "data", "--fix"])
+        .fails(1, "fix_of_a_dataset")
+        .names(&["data", "--fix"]);
 
     // Whoever reads images finds a flipped bit in them.
     work.diptych(&["select", "SELECT uid FROM meta", of[0], of[1], "--output", "all.parquet"]).ok();
@@ -103,7 +101,10 @@ fn flipped_bit_in_a_dataset_never_changes_an_answer_and_is_found_by_the_doctor()
     let image = flipped.windows(4).position(|window| window == b"IDAT").unwrap();
     flipped[image + 8] ^= 1;
     fs::File::create(&path).unwrap().write_all(&flipped).unwrap();
-    work.diptych(&["score", "entropy", of[0], of[1]]).fails_with(&["blob/00000.parquet"]);
+    work.diptych(&["score", "entropy", of[0], of[1]])
+        .fails(1, "damaged_blob")
+        .names(&["blob/00000.parquet"]);
     work.diptych(&["sql", "SELECT sum(phash(image)) FROM blob", of[0], of[1]])
-        .fails_with(&["blob/00000.parquet"]);
+        .fails(1, "damaged_blob")
+        .names(&["blob/00000.parquet"]);
 }

@@ -1,14 +1,14 @@
-//! What people's own files do to `diptych ingest`, and what they can ask of it afterwards. The layouts themselves are tested in
-//! `pipeline/tests/ingest`.
+//! Files that users bring to `diptych ingest`, and the queries they then ask.
+//! `pipeline/tests/ingest` tests the layouts themselves.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use diptych_test_support::needs;
 use diptych_tests::service::Service;
-use diptych_tests::{Work, pairs};
+use diptych_tests::{Work, messages, pairs};
 
-/// A folder with images `0.png` to `4.png`.
+/// Makes a folder with the images `0.png` to `4.png`.
 fn work() -> Work {
     let work = Work::new();
     for number in 0..5_u8 {
@@ -55,43 +55,49 @@ fn dataset_of_before_there_were_types_is_read_and_added_to() {
     assert_eq!(ask("SELECT max(score) FROM meta"), "7");
 
     // Its values are numbers, and so is the column when that is asked for.
-    let ran = work.diptych(&["retype", "--dataset", "data"]).ok();
-    assert!(ran.stdout.contains("score: Float64"), "{}", ran.stdout);
+    work.diptych(&["retype", "--dataset", "data"]).ok().names(&["score", "Float64"]);
     assert_eq!(ask("SELECT max(score) FROM meta"), "12.0");
     assert_eq!(ask("SELECT caption FROM scored WHERE score > 10"), "b");
-    work.diptych(&["retype", "--dataset", "data", "--columns", "nothing"]).fails_with(&["score"]);
+    work.diptych(&["retype", "--dataset", "data", "--columns", "nothing"])
+        .fails(1, "no_such_column")
+        .names(&["score"]);
 }
 
 #[test]
 fn message_names_the_option_that_reads_the_list() {
     let work = work();
     work.write("bare.csv", "zero,x,0.png\none,y,1.png\n");
-    work.diptych(&["ingest", "bare.csv", "--dataset", "data"]).fails_with(&["--columns", "0.png"]);
+    work.diptych(&["ingest", "bare.csv", "--dataset", "data"])
+        .fails(1, "list_without_a_header")
+        .names(&["--columns", "0.png"]);
     work.diptych(&["ingest", "bare.csv", "--dataset", "data", "--columns", "caption,class,file"])
         .ok();
     assert_eq!(work.sql(&["--dataset", "data"], "SELECT count(*) FROM meta"), "2");
 
     work.write("lists/list.tsv", "filepath\ttitle\n../2.png\t\"two\n../3.png\tthree\n");
     work.diptych(&["ingest", "lists/list.tsv", "--dataset", "other"])
-        .fails_with(&["--images-root", "--allow-outside"]);
+        .fails(1, "paths_outside_of_the_folder")
+        .names(&["--images-root", "--allow-outside"]);
     work.diptych(&["ingest", "lists/list.tsv", "--dataset", "other", "--allow-outside"]).ok();
     assert_eq!(
         work.sql(&["--dataset", "other"], "SELECT string_agg(caption, '/') FROM meta"),
         "\"\"\"two/three\""
     );
     work.diptych(&["ingest", "bare.csv", "--dataset", "x", "--encoding", "martian"])
-        .fails_with(&["martian", "windows-1252"]);
+        .fails(1, "unknown_encoding")
+        .names(&["martian", "windows-1252"]);
     work.diptych(&["ingest", "bare.csv", "--dataset", "x", "--separator", "ab"])
-        .fails_with(&["one character"]);
+        .fails(2, "separator_of_two_characters")
+        .names(&["ab"]);
 }
 
-/// A picture of the decoder's own test data.
+/// Returns a picture of the decoder's own test data.
 fn own(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipeline/sample/testdata");
     std::fs::read(folder.join(name)).unwrap()
 }
 
-/// A file of each format, under the extension that people give it.
+/// A file of each format, with an extension in common use.
 const FORMATS: [(&str, &str, &str); 12] = [
     ("rgb.bmp", "bmp", "bmp"),
     ("lzw.tiff", "tif", "tiff"),
@@ -166,16 +172,16 @@ fn pictures_of_every_format_are_read_from_folders_tars_and_lists() {
 #[test]
 fn picture_of_a_format_that_is_not_read_is_named_with_the_way_out() {
     let work = Work::new();
-    for (name, bytes, says) in [
-        ("a.heic", &b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], "a HEIC picture"),
-        ("b.psd", b"8BPS\0\x01", "a Photoshop file"),
-        ("c.jpg", b"<!DOCTYPE html><html>gone</html>", "a page of HTML"),
-        ("d.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+    for (name, bytes, message) in [
+        ("a.heic", &b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], "picture_of_heic"),
+        ("b.psd", b"8BPS\0\x01", "picture_of_photoshop"),
+        ("c.jpg", b"<!DOCTYPE html><html>gone</html>", "picture_that_is_html"),
+        ("d.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "picture_of_svg"),
     ] {
         work.write(&format!("one/{name}"), bytes);
         work.write(&format!("one/{}.txt", &name[..1]), "a caption");
         let ran = work.diptych(&["ingest", "one", "--dataset", "data"]);
-        ran.fails_with(&[says]);
+        ran.fails(1, message).names(&[name, "unsupported_format"]);
         std::fs::remove_dir_all(work.path("data")).unwrap();
         std::fs::remove_dir_all(work.path("one")).unwrap();
     }
@@ -186,11 +192,9 @@ fn images_without_captions_leave_no_dataset_and_say_what_was_looked_for() {
     let work = work();
     std::fs::create_dir(work.path("only")).unwrap();
     std::fs::copy(work.path("0.png"), work.path("only/0.png")).unwrap();
-    work.diptych(&["ingest", "only", "--dataset", "data"]).fails_with(&[
-        "0.txt",
-        "0.caption",
-        "0.json",
-    ]);
+    work.diptych(&["ingest", "only", "--dataset", "data"])
+        .fails(1, "images_without_captions")
+        .names(&["0.txt", "0.caption", "0.json"]);
     assert!(!work.path("data").exists());
     // A dataset of before stays.
     work.write("list.csv", "file,caption\n0.png,a\n");
@@ -202,28 +206,34 @@ fn images_without_captions_leave_no_dataset_and_say_what_was_looked_for() {
 #[test]
 fn models_runs_files_and_columns_that_do_not_exist_come_with_the_nearest_name() {
     let work = Work::new().with_demo_data(120);
-    let refused = |call: &[&str], says: &[&str]| {
-        work.diptych(call).fails_with(says);
+    let refused = |call: &[&str], message: &str, names: &[&str]| {
+        work.diptych(call).fails(1, message).names(names);
     };
-    refused(&["config", "--model", "ViT-B/32"], &["did you mean ViT-B-32?"]);
-    refused(&["config", "--model", "RN50"], &["ResNet"]);
-    refused(&["config", "--model", "hf-hub:laion/CLIP-x"], &["hf download laion/CLIP-x"]);
+    refused(&["config", "--model", "ViT-B/32"], "mistyped_model", &["ViT-B-32?"]);
+    refused(&["config", "--model", "RN50"], "model_that_is_a_resnet", &["RN50"]);
+    refused(
+        &["config", "--model", "hf-hub:laion/CLIP-x"],
+        "model_of_the_hub",
+        &["hf download laion/CLIP-x"],
+    );
     work.write(
         "run.toml",
         diptych_tests::tiny_config("tiny", 1, "").replace("train.parquet", "trian.parquet"),
     );
-    refused(&["train", "run.toml"], &["data.selection", "trian.parquet", "train.parquet"]);
+    let names = ["data.selection", "trian.parquet", "train.parquet"];
+    refused(&["train", "run.toml"], "mistyped_selection", &names);
     work.write("run.toml", diptych_tests::tiny_config("tiny", 1, ""));
     work.diptych(&["train", "run.toml"]).ok();
     refused(
         &["report", "tinny", "--state", "state", "--output", "x.html"],
-        &["did you mean tiny?"],
+        "mistyped_run",
+        &["tiny?"],
     );
-    refused(&["plot", "tinny", "--state", "state", "--output", "x.png"], &["did you mean tiny?"]);
+    refused(&["plot", "tinny", "--state", "state", "--output", "x.png"], "no_such_run", &["tiny?"]);
     work.write("classes.txt", "red circle\nblue square\n");
     let labels = ["--classes", "classes.txt", "--label-column", "labl"];
     let eval = ["eval", "--model", "tiny", "--dataset", "data", "--selection", "heldout.parquet"];
-    refused(&[&eval[..], &labels].concat(), &["labl", "did you mean label?"]);
+    refused(&[&eval[..], &labels].concat(), "mistyped_label_column", &["labl", "label?"]);
 }
 
 #[needs(mounts)]
@@ -239,9 +249,10 @@ fn full_disk_says_where_to_make_room_in_ingest_and_export() {
     std::fs::create_dir(work.path("small")).unwrap();
     let model = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../trainer/tests/data/torch/openclip_safetensors");
-    for (command, says) in [
-        ("ingest pictures --dataset small/data".to_owned(), "small/data"),
+    for (verb, command, place) in [
+        ("ingest", "ingest pictures --dataset small/data".to_owned(), "small/data"),
         (
+            "export",
             format!("export --model {} --format hf --output small/model", model.display()),
             "small/model",
         ),
@@ -257,6 +268,7 @@ fn full_disk_says_where_to_make_room_in_ingest_and_export() {
             .unwrap();
         let said = String::from_utf8_lossy(&ran.stderr);
         assert_eq!(ran.status.code(), Some(1), "{said}");
-        assert!(said.contains("make room") && said.contains(says), "{said}");
+        assert!(said.contains(place), "{said}");
+        messages::check(verb, "full_disk", &said);
     }
 }

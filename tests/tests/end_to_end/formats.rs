@@ -1,4 +1,4 @@
-//! Weights of other tools come in and go out unchanged, and what does not fit is refused by name.
+//! Weights of other tools come in and go out unchanged. Unsuitable ones are refused by name.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use diptych_test_support::parity;
 use diptych_tests::{Work, final_files, project, tiny_config};
 use serde_json::Value;
 
-/// Header and data of a safetensors file: names, shapes and bytes, whatever the order in which they lie.
+/// Returns names, shapes and bytes of a safetensors file, independent of their order in the file.
 fn tensors(path: &Path) -> std::collections::BTreeMap<String, (String, Vec<u8>)> {
     let bytes = std::fs::read(path).unwrap();
     let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
@@ -24,7 +24,7 @@ fn tensors(path: &Path) -> std::collections::BTreeMap<String, (String, Vec<u8>)>
 /// The weights of both reference models.
 const WEIGHTS: &str = "tiny_gelu.safetensors";
 
-/// The reference model as an OpenCLIP folder.
+/// Writes the reference model as an OpenCLIP folder.
 fn openclip_folder(work: &Work) {
     let parity = parity();
     let model: Value =
@@ -109,7 +109,8 @@ fn reference_model_exported_for_hugging_face_is_hugging_faces_own() {
     );
     // A folder that is there is not overwritten.
     work.diptych(&["export", "--model", "hf", "--format", "openclip", "--output", "back"])
-        .fails_with(&["back"]);
+        .fails(1, "output_is_there")
+        .names(&["back"]);
 }
 
 #[test]
@@ -144,10 +145,12 @@ fn wrong_activation_is_refused_and_not_trained_with() {
         "\"gelu.json\"\nweights = \"reference\"\ntokenizer = \"reference/tokenizer.json\"",
     );
     work.write("run.toml", config);
-    work.diptych(&["train", "run.toml"]).fails_with(&["reference", "quick_gelu"]);
+    work.diptych(&["train", "run.toml"])
+        .fails(1, "config_with_another_activation")
+        .names(&["reference", "quick_gelu"]);
 }
 
-/// The part of a configuration that says the model.
+/// Returns a configuration with this `[model]` section.
 fn fine_tune(name: &str, model: &str) -> String {
     tiny_config(name, 1, "").replace("config = \"tiny.json\"", model)
 }
@@ -186,9 +189,10 @@ fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
         let own = tokens(&read("tokenizer.json"));
         assert_eq!(own, tokens(&work.read("reference/tokenizer.json")), "{name}");
     }
-    // The recipe of the README, but for the sizes.
-    let readme = std::fs::read_to_string(project().join("README.md")).unwrap();
-    let recipe = readme.split("```").find(|block| block.contains("name = \"fine-tuned\"")).unwrap();
+    // The book's recipe with smaller sizes.
+    let page = project().join("daemon/docs/tutorials/fine-tune.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let recipe = page.split("```").find(|block| block.contains("name = \"fine-tuned\"")).unwrap();
     let recipe = recipe.strip_prefix("toml\n").unwrap();
     let small = recipe.replace("epochs = 5", "epochs = 1\nbatch_size = 16\nthreads = 2");
     assert_ne!(recipe, small);
@@ -198,10 +202,13 @@ fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
         "SELECT count(*) FROM metrics WHERE run = 'fine-tuned' AND name = 'heldout/i2t_recall@1'";
     assert_ne!(work.sql(&["--state", "state"], curve), "0");
 
-    // A run and its checkpoints are such weights too; a run goes on where its first weights are gone.
+    // Runs and their checkpoints are such weights too. A run continues after its first weights were
+    // deleted.
     train("again", "weights = \"hf\"").ok();
     work.diptych(&["sql", "SELECT model FROM runs WHERE run = 'again'", "--state", "state"]).ok();
-    train("first", "weights = \"openclip@1\"").fails_with(&["no checkpoint of step 1"]);
+    train("first", "weights = \"openclip@1\"")
+        .fails(1, "weights_of_a_missing_step")
+        .names(&["openclip"]);
     work.write(
         "long.toml",
         fine_tune("long", "weights = \"models/clip\"").replace("epochs = 1", "epochs = 3"),
@@ -210,19 +217,14 @@ fn weights_say_which_model_they_are_of_with_its_tokenizer_and_pixels() {
     std::fs::remove_dir_all(work.path("models")).unwrap();
     work.diptych(&["train", "long.toml"]).ok();
 
-    train("other", "config = \"tiny.json\"\nweights = \"reference\"").fails_with(&[
-        "model.config",
-        "reference",
-        "vision_cfg",
-        "Leave model.config out",
-    ]);
-    train("bare", "weights = \"reference/open_clip_model.safetensors\"").fails_with(&[
-        "model.config is missing",
-        "open_clip_model.safetensors",
-        "ViT-B-32",
-    ]);
-    train("none", "").fails_with(&["model.config is missing", "model.weights"]);
-    train("gone", "weights = \"no-such\"").fails_with(&["no-such", "no run of that name"]);
+    train("other", "config = \"tiny.json\"\nweights = \"reference\"")
+        .fails(1, "config_of_another_model")
+        .names(&["model.config", "reference", "vision_cfg"]);
+    train("bare", "weights = \"reference/open_clip_model.safetensors\"")
+        .fails(1, "weights_without_a_config")
+        .names(&["model.config", "open_clip_model.safetensors"]);
+    train("none", "").fails(1, "no_model").names(&["model.config", "model.weights"]);
+    train("gone", "weights = \"no-such\"").fails(1, "no_such_weights").names(&["no-such"]);
 }
 
 #[test]

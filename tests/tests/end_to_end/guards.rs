@@ -1,14 +1,15 @@
-//! A run that nobody watches: each of its guards, provoked by data, weights or configuration.
+//! Guards of an unattended run, each triggered by data, weights or configuration.
 
 use std::time::{Duration, Instant};
 
 use diptych_pipeline::Tokenizer;
 use diptych_tests::server::{Fault, Server};
-use diptych_tests::{TINY_MODEL, Work, final_files, pairs, tiny_config};
+use diptych_tests::{TINY_MODEL, Work, final_files, messages, pairs, tiny_config};
 
 const STATE: [&str; 2] = ["--state", "state"];
 
-/// Writes the folder `poisoned`: weights with which any text that holds `word` becomes NaN, and others do not.
+/// Writes the folder `poisoned`: weights that turn every text with `word` into NaN, and no other
+/// text.
 fn poison(work: &Work, word: &str) {
     let token = Tokenizer::clip().unwrap().encode(word, 16);
     assert_eq!(token[2..4], [49407, 0], "{word} is one token");
@@ -18,7 +19,8 @@ fn poison(work: &Work, word: &str) {
         .ok();
     let path = "poisoned/open_clip_model.safetensors";
     let mut bytes = std::fs::read(work.path(path)).unwrap();
-    // A safetensors file: the length of a JSON header, the header with the place of each tensor behind it, the numbers.
+    // A safetensors file: the length of a JSON header, the header with the place of each tensor,
+    // the numbers.
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
     let first = tensors["token_embedding.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
@@ -40,12 +42,9 @@ fn batches_that_give_nan_lead_back_to_older_weights_and_on_past_them_however_oft
     };
     work.write("whole.toml", guarded("whole"));
     work.write("parts.toml", guarded("parts"));
-    let ran = work.diptych(&["train", "whole.toml", "--no-progress"]).ok();
-    assert!(
-        ran.stderr.contains("steps without an update") && ran.stderr.contains("are passed over"),
-        "{}",
-        ran.stderr
-    );
+    work.diptych(&["train", "whole.toml", "--no-progress"]).ok();
+    work.waits_for_event("skipped_step");
+    work.waits_for_event("roll_back");
 
     let mut stops = 0;
     while work.diptych(&["train", "parts.toml", "--no-progress", "--stop-after", "5"]).code
@@ -113,21 +112,18 @@ fn run_that_never_works_fails_in_words_after_going_back_in_vain() {
     let config = tiny_config("wild", 40, "[checkpoint]\nevery_steps = 4\n")
         .replace("lr = 1e-3", "lr = 1e30");
     work.write("wild.toml", config);
-    let ran = work.diptych(&["train", "wild.toml", "--no-progress"]);
-    let ran = ran.fails_with(&[
-        "NaN or infinite",
-        "did not help 3 times",
-        "optimizer.lr",
-        "another name",
-        "event_pairs",
-    ]);
+    let mut ran = work.diptych(&["train", "wild.toml", "--no-progress"]);
+    // Other tests check the warnings before it. Their number depends on the processor's rounding.
+    ran.stderr = ran.stderr.split_inclusive('\n').filter(|line| !line.starts_with(' ')).collect();
+    let ran = ran.fails(1, "loss_that_stays_nan").names(&["optimizer.lr", "event_pairs"]);
     assert_eq!(ran.code, Some(1));
     assert_eq!(work.sql(&STATE, "SELECT state FROM runs"), "failed");
     assert_eq!(work.sql(&STATE, "SELECT count(*) FROM events WHERE kind = 'roll_back'"), "3");
-    // Four rows of five steps; in between one step each that could be computed, whose update was too large.
+    // Four rows of five steps. Between them lie single steps that could be computed, with too large
+    // an update.
     assert_eq!(work.sql(&STATE, "SELECT count(*) FROM events WHERE kind = 'skipped_step'"), "20");
     assert_eq!(work.sql(&STATE, "SELECT max(step) FROM metrics"), "24");
-    // The weights that are left are finite: the last thing that was saved is a roll-back to the first ones.
+    // The last saved weights are finite: they are from the roll-back to the first ones.
     work.write("seed.toml", tiny_config("seed", 1, ""));
     work.diptych(&["train", "seed.toml", "--stop-after", "0"]).ended_with(4);
     assert!(final_files(&work, "state", "wild")[0] == final_files(&work, "state", "seed")[0]);
@@ -157,7 +153,7 @@ fn spikes_are_said_once_with_their_pairs() {
     assert_eq!(work.sql(&STATE, &query), "true");
 }
 
-/// 48 pairs of one colour as a dataset with a selection of all: different files, so different pairs.
+/// Makes a dataset of 48 different pairs of one colour, and a selection of all.
 fn plain(work: &Work, side: u32, caption: impl Fn(u32) -> String) {
     let names: Vec<(String, String)> =
         (0..48).map(|n| (format!("{n:04}.png"), format!("{n:04}.txt"))).collect();
@@ -182,18 +178,20 @@ fn plain(work: &Work, side: u32, caption: impl Fn(u32) -> String) {
 #[test]
 fn waiting_for_data_is_said_once_with_the_stage_that_limits() {
     let work = Work::new();
-    // Few bytes to read, and many pixels to decode and make small, by one thread; the model needs next to nothing.
+    // Few bytes to read, but many pixels for one thread to decode and resize. The model needs next
+    // to nothing.
     plain(&work, 2000, |n| format!("number {n}"));
     work.write("tiny.json", TINY_MODEL);
     let more = "[guard]\nwindow_steps = 3\n[loader]\nthreads = 1\n";
     work.write("run.toml", tiny_config("run", 8, more));
     let ran = work.diptych(&["train", "run.toml", "--no-progress"]).ok();
-    assert_eq!(ran.stderr.matches("waiting for data").count(), 1, "{}", ran.stderr);
-    let said = work.sql(&STATE, "SELECT message FROM events WHERE kind = 'data_wait'");
+    let said = work.event("data_wait").unwrap();
+    assert_eq!(ran.stderr.matches(&said).count(), 1, "{}", ran.stderr);
     // Both cost about the same here.
-    let limits = ["decode", "crop, resize"].map(|stage| format!("What limits the loader: {stage}"));
-    let known = limits.iter().any(|limit| said.contains(limit));
+    let known = ["decode", "crop, resize"].iter().any(|stage| said.contains(stage));
     assert!(known && said.contains("loader.threads"), "{said}");
+    let said = said.replace("crop, resize", "decode");
+    messages::check_without_figures("train", "event_data_wait", &said);
 }
 
 #[test]
@@ -214,12 +212,11 @@ fn pairs_that_are_all_alike_are_noticed_by_the_loss_and_a_logit_scale_at_its_cla
         );
     }
     let ran = work.diptych(&["train", "clip.toml", "--no-progress"]).ok();
-    for said in [
-        "stood at 2.773, which is ln(batch size)",
-        "a learning rate that is too high",
-        "at its clamp of 100",
-    ] {
-        assert_eq!(ran.stderr.matches(said).count(), 1, "{said}: {}", ran.stderr);
+    for (kind, figure) in [("loss_stuck", "2.773"), ("logit_scale", "100")] {
+        let said = work.event(kind).unwrap();
+        assert!(said.contains(figure), "{said}");
+        assert_eq!(ran.stderr.matches(&said).count(), 1, "{said}: {}", ran.stderr);
+        work.waits_for_event(kind);
     }
     assert_eq!(
         work.sql(&STATE, "SELECT step FROM events WHERE kind = 'loss_stuck' AND run = 'clip'"),
@@ -240,7 +237,7 @@ fn pairs_that_are_all_alike_are_noticed_by_the_loss_and_a_logit_scale_at_its_cla
     );
 }
 
-/// 48 pairs of noise as a dataset with a selection of all, and the tiny model.
+/// Makes a dataset of 48 pairs of noise, a selection of all, and the tiny model.
 fn noise(work: &Work, side: u32) {
     let mut members = Vec::new();
     let names: Vec<(String, String)> =
@@ -263,7 +260,7 @@ fn noise(work: &Work, side: u32) {
     work.write("tiny.json", TINY_MODEL);
 }
 
-/// A dataset behind a server that answers what a run needs to begin, and then, where images are read, nothing any more.
+/// Serves a dataset: a run can begin, but requests for images hang.
 fn hanging(work: &Work) -> Server {
     noise(work, 115);
     Server::start(&work.path(""), |request| {
@@ -283,23 +280,19 @@ fn hanging_config(server: &Server, name: &str, action: &str, minutes: f64) -> St
 fn stalled_run_raises_the_alarm_with_what_it_waits_for_and_leaves_as_it_was_told_to() {
     let work = Work::new();
     let server = hanging(&work);
-    for (action, code) in [("exit", Some(5)), ("abort", None)] {
-        work.write("run.toml", hanging_config(&server, action, action, 0.02));
+    for (action, code, name) in
+        [("exit", Some(5), "event_stall_exit"), ("abort", None, "event_stall_abort")]
+    {
+        work.write("run.toml", hanging_config(&server, action, action, 0.08));
         let ran = work.diptych(&["train", "run.toml", "--no-progress"]);
         assert_eq!(ran.code, code, "{}", ran.stderr);
-        for said in [
-            "stalled after step 0",
-            "no step was finished for 1.",
-            "waits for a batch",
-            "reading: nothing arrives",
-        ] {
-            assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
-        }
-        let event = work.sql(
-            &STATE,
-            &format!("SELECT message FROM events WHERE kind = 'stall' AND run = '{action}'"),
-        );
-        assert!(event.contains("reading"), "{event}");
+        let stalls =
+            format!("SELECT count(*) FROM events WHERE kind = 'stall' AND run = '{action}'");
+        assert_eq!(work.sql(&STATE, &stalls), "1");
+        // What it waits for is said on its output too.
+        let event = work.event("stall").unwrap();
+        assert!(event.contains("reading") && ran.stderr.contains("reading"), "{event}");
+        messages::check_without_figures("train", name, &event);
     }
 }
 
@@ -310,7 +303,7 @@ fn run_that_waits_for_data_heeds_a_signal_at_once() {
     work.write("run.toml", hanging_config(&server, "run", "alarm", 0.01));
     let mut run = work.start_with_log(work.command(&["train", "run.toml", "--no-progress"]), "log");
     // Its own alarm says that it waits.
-    work.waits_for_line("log", "stalled");
+    work.waits_for_event("stall");
     let asked = Instant::now();
     run.signal("-TERM");
     assert_eq!(run.ends(), Some(4), "{}", work.read("log"));

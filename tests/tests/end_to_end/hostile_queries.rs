@@ -1,14 +1,15 @@
-//! Queries of clients who wish the service ill, or do not know what they ask: the query fails, and nothing else does.
+//! Queries of hostile or careless clients: the query fails, and nothing else does.
 
 use std::time::{Duration, Instant};
 
 use diptych_test_support::{eventually, seed};
-use diptych_tests::Work;
 use diptych_tests::service::{PATIENCE, Service};
+use diptych_tests::{Work, messages};
 use rand::prelude::*;
 use serde_json::{Value, json};
 
-/// Seconds that a query may take here, and more that its end may take: the machine runs other tests too.
+/// Longest time of a query here in seconds. Its end may take longer, since the machine runs other
+/// tests too.
 const LONGEST: u64 = 3;
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -32,15 +33,13 @@ fn ask(service: &Service, query: &str) -> (u16, Value) {
     (answer.status, answer.json)
 }
 
-/// The query is refused or fails, in words, and the service goes on.
-fn fails(service: &Service, query: &str, says: &str) {
+/// Checks that the query is refused or fails with one of these codes, and that the service goes on.
+fn fails(service: &Service, query: &str, codes: &[&str]) -> String {
     let (status, answer) = ask(service, query);
-    let detail = answer["detail"].as_str().unwrap_or_default();
-    assert!(
-        (400..500).contains(&status) && detail.contains(says),
-        "{query:.200}: {status} {detail:.400}"
-    );
+    let code = answer["code"].as_str().unwrap_or_default();
+    assert!((400..500).contains(&status) && codes.contains(&code), "{query:.200}: {answer:.400}");
     assert_eq!(service.sql("SELECT 1", None), json!([[1]]));
+    answer["detail"].as_str().unwrap().to_owned()
 }
 
 fn chains(links: usize) -> Vec<(&'static str, String)> {
@@ -82,17 +81,17 @@ fn statements_that_nest_deep_are_refused_and_long_lists_of_or_are_answered() {
     let service = served(&work, 60);
     assert_eq!(service.sql(&honest, Some("pairs")), json!([[true]]));
     for (what, query) in chains(3000) {
-        fails(&service, &query, "nests");
+        let detail = fails(&service, &query, &["wrong_statement"]);
+        messages::check("http", "statement_nests_too_deep", &detail);
         work.write("deep.sql", &query);
         let ran = work.diptych(&["sql", "--file", "deep.sql", "--dataset", "data"]);
-        ran.fails_with(&["nests"]);
+        ran.fails(1, "statement_nests_too_deep");
         eprintln!("{what}");
     }
     for (_, query) in chains(200) {
         // As deep as may be. A type is refused for another reason: a result may not have it.
         let (status, answer) = ask(&service, &query);
-        let nests = answer["detail"].as_str().is_some_and(|detail| detail.contains("nests"));
-        assert!(status == 200 || nests, "{query:.100}: {answer}");
+        assert!(status == 200 || answer["code"] == "wrong_statement", "{query:.100}: {answer}");
     }
     assert_eq!(service.leaves(), Some(0));
 }
@@ -109,7 +108,7 @@ fn queries_that_want_more_memory_or_time_than_they_may_end_alone() {
         "SELECT token_count(repeat('a b ', 100000000))",
         "SELECT array_agg(value) FROM generate_series(0, 3000000000)",
     ] {
-        fails(&service, greedy, "");
+        fails(&service, greedy, &["out_of_memory", "query_failed", "took_too_long"]);
     }
     let slow = "SELECT levenshtein(repeat('a', 1000000), repeat('b', 1000000))";
     std::thread::scope(|scope| {
@@ -120,16 +119,21 @@ fn queries_that_want_more_memory_or_time_than_they_may_end_alone() {
             });
         }
     });
-    fails(&service, slow, "max_seconds");
+    let detail = fails(&service, slow, &["took_too_long"]);
+    messages::check_without_figures("http", "query_takes_too_long", &detail);
     let nested = (0..40).fold("1".to_owned(), |inner, _| format!("(SELECT {inner} + 1)"));
-    fails(&service, &format!("SELECT {nested}"), "");
+    fails(
+        &service,
+        &format!("SELECT {nested}"),
+        &["wrong_statement", "query_failed", "took_too_long"],
+    );
     eventually(PATIENCE, "the processes of queries to be gone", || {
         (workers(&service) <= 2).then_some(())
     });
     assert_eq!(service.leaves(), Some(0));
 }
 
-/// Processes that compute queries.
+/// Returns the number of processes that compute queries.
 fn workers(service: &Service) -> usize {
     // Children belong to the thread that started them.
     let tasks = std::fs::read_dir(format!("/proc/{}/task", service.process_id())).unwrap();
@@ -142,10 +146,11 @@ fn workers(service: &Service) -> usize {
     pids.len()
 }
 
-/// A function and the types of its arguments, where they are known.
+/// A function and the types of its arguments, if they are known.
 type Signature = (String, Option<Vec<String>>);
 
-/// Functions that there are, with arguments of all sizes, nested. `DIPTYCH_TEST_QUERIES` is how many queries there are.
+/// Calls existing functions with arguments of all sizes, nested. `DIPTYCH_TEST_QUERIES` sets the
+/// number of queries.
 #[test]
 fn random_calls_of_functions_hurt_nobody() {
     let work = Work::new().with_demo_data(60);
@@ -160,7 +165,7 @@ fn random_calls_of_functions_hurt_nobody() {
         let query = random_query(&mut random, &functions);
         let (status, answer) = ask(&service, &query);
         // A bug of a function is one query's, and said so.
-        let bug = status == 500 && answer.to_string().contains("report it with the query");
+        let bug = status == 500 && answer["code"] == "query_bug";
         let well = status == 200 || (400..500).contains(&status) || bug;
         assert!(well, "{query:.2000}: {status} {answer}");
         *statuses.entry(status).or_default() += 1;

@@ -1,5 +1,5 @@
-//! How the code is allowed to depend on itself: within a crate, no circle of imports joins two folders. Between crates Cargo
-//! refuses circles.
+//! Dependencies within a crate: no circle of imports joins two folders. Cargo refuses circles
+//! between crates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use diptych_tests::project;
 
-/// A module by its path within the crate; the crate itself is the empty path.
+/// A module by its path within the crate. The empty path is the crate itself.
 type Module = Vec<String>;
 
-/// The modules of one crate, and which of the others each imports.
+/// The modules of one crate and the imports of each.
 struct Crate {
     name: String,
-    /// With the folder of its file.
+    /// Each with the folder of its file.
     modules: BTreeMap<Module, PathBuf>,
     imports: BTreeMap<Module, BTreeSet<Module>>,
 }
@@ -76,7 +76,7 @@ impl Crate {
         Self { name, modules, imports }
     }
 
-    /// Everything that a module needs, by however many steps.
+    /// Returns all modules that a module needs, directly or through others.
     fn needs(&self, module: &Module) -> BTreeSet<Module> {
         let mut found = BTreeSet::new();
         let mut todo = vec![module.clone()];
@@ -90,7 +90,7 @@ impl Crate {
         found
     }
 
-    /// Pairs of modules that lie in two folders and need each other.
+    /// Returns pairs of modules in two folders that need each other.
     fn circles_between_folders(&self) -> Vec<String> {
         let needs: BTreeMap<&Module, BTreeSet<Module>> =
             self.modules.keys().map(|module| (module, self.needs(module))).collect();
@@ -117,7 +117,7 @@ struct Use {
     is_public: bool,
 }
 
-/// The paths that a file's `use` statements name.
+/// Returns the paths in a file's `use` statements.
 fn uses_of(text: &str) -> Vec<Use> {
     let mut found = Vec::new();
     let code: String =
@@ -194,7 +194,7 @@ fn paths_of(tree: &str) -> Vec<Vec<String>> {
     paths.map(|path| prefix.iter().cloned().chain(path).collect()).collect()
 }
 
-/// The path from the crate's root; none for a path into another crate.
+/// Returns the path from the crate's root, or `None` for a path into another crate.
 fn absolute(
     module: &Module,
     path: &[String],
@@ -221,7 +221,7 @@ fn absolute(
     Some(base)
 }
 
-/// The module that a path leads to, through names that other modules hand on.
+/// Returns the module that a path leads to, through names that other modules re-export.
 fn resolve(
     path: &[String],
     modules: &BTreeMap<Module, PathBuf>,

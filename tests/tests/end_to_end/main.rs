@@ -1,10 +1,12 @@
-//! Diptych as its users meet it: every test runs the binary on files.
+//! Diptych from the outside: every test runs the binary on files.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod bad_input;
 mod bench_train;
+mod book;
 mod command_line;
+mod command_line_help;
 mod confined;
 mod crash;
 mod curation;
@@ -23,11 +25,14 @@ mod hostile_queries;
 mod imports;
 mod loader;
 mod masked_lm;
+mod messages;
 mod mutated_files;
 mod openapi;
 mod owner;
 mod profile;
+mod prose;
 mod quickstart;
+mod reference;
 mod remote;
 mod report;
 mod results;
@@ -38,3 +43,4 @@ mod start;
 mod systemd;
 mod terminal;
 mod tidy;
+mod troubleshooting;

@@ -1,5 +1,5 @@
-//! Files of every kind that Diptych reads, damaged at random: an answer or an error, never a panic, a signal or an end that does not come.
-//! `DIPTYCH_TEST_MUTATIONS` is how many there are of each kind.
+//! Files of every kind that Diptych reads, damaged at random. Each gives an answer or an error,
+//! never a panic, a signal or a hang. `DIPTYCH_TEST_MUTATIONS` sets their number for each kind.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ fn mutations(usual: u32) -> u32 {
     std::env::var("DIPTYCH_TEST_MUTATIONS").map_or(usual, |count| count.parse().unwrap())
 }
 
-/// Flips, cuts, repeats, inserts and overwrites, a few times.
+/// Flips, cuts, repeats, inserts and overwrites some bytes.
 fn mutated(random: &mut StdRng, bytes: &[u8]) -> Vec<u8> {
     // Numbers that lengths and counts are tried with.
     const NUMBERS: [u32; 6] = [0, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x0001_0000];
@@ -47,7 +47,7 @@ fn mutated(random: &mut StdRng, bytes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An answer, or an error in words.
+/// Checks that a command gave an answer or an error in words.
 fn stands(ran: &Ran, kept: &Path) {
     let all = format!("{}{}", ran.stdout, ran.stderr);
     let well = matches!(ran.code, Some(0..=3))

@@ -1,4 +1,5 @@
-//! The description of the service at `/openapi.json`: the rules of OpenAPI 3.1 that client generators stumble over.
+//! The description of the service at `/openapi.json`: the rules of OpenAPI 3.1 that break client
+//! generators.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 const TYPES: [&str; 7] = ["string", "number", "integer", "boolean", "array", "object", "null"];
 
-/// What breaks a rule, each with its place.
+/// Broken rules, each with its place.
 #[derive(Default)]
 struct Faults(Vec<String>);
 
@@ -20,7 +21,7 @@ impl Faults {
         }
     }
 
-    /// References point to something, and types are JSON's.
+    /// Checks that references point to something and that types are those of JSON.
     fn of_schemas(&mut self, described: &Value, value: &Value, place: &str) {
         if let Some(target) = value["$ref"].as_str() {
             let found = target.strip_prefix('#').and_then(|pointer| described.pointer(pointer));

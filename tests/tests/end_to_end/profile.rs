@@ -1,9 +1,11 @@
-//! `diptych profile`: the page tells what is there, shows the pairs beside each threshold, and runs nothing.
+//! `diptych profile`: the page describes the dataset, shows pairs on both sides of each threshold,
+//! and runs no script.
 
-use diptych_tests::Work;
 use diptych_tests::pairs::{jpeg, tar};
+use diptych_tests::{Work, messages};
 
-/// Sixteen pairs with widths from 100 to 250, one caption twice, one image that is cut short, one caption that is HTML.
+/// Makes sixteen pairs with widths from 100 to 250: one caption occurs twice, one image is
+/// truncated, one caption is HTML.
 fn dataset() -> Work {
     let work = Work::new();
     let mut members = Vec::new();
@@ -30,14 +32,16 @@ fn dataset() -> Work {
 }
 
 #[test]
-fn page_shows_the_funnel_of_the_last_selection_and_pairs_on_both_sides_of_its_thresholds() {
+fn page_shows_the_funnel_of_a_selection_and_pairs_on_both_sides_of_its_thresholds() {
     let work = dataset();
     let sql = "SELECT uid FROM meta WHERE width BETWEEN 120 AND 220 AND length(caption) > 14";
     work.diptych(&["select", sql, "--dataset", "data", "--output", "train.parquet"]).ok();
-    work.diptych(&["profile", "data", "--pairs", "5"]).ok();
+    let call = ["profile", "data", "--selection", "train.parquet", "--pairs", "5"];
+    work.diptych(&call).ok();
     let page = work.read("profile.html");
 
-    // The funnel: 16 pairs, 11 of a width from 120 to 220, two of those with a caption of 14 characters.
+    // The funnel: 16 pairs, 11 with a width from 120 to 220, two of those with a caption of 14
+    // characters.
     let funnel = &page[page.find("<table class=\"funnel\">").unwrap()..];
     let funnel = &funnel[..funnel.find("</table>").unwrap()];
     let numbers: Vec<&str> = funnel
@@ -78,20 +82,18 @@ fn page_shows_the_funnel_of_the_last_selection_and_pairs_on_both_sides_of_its_th
     // The lone caption and the words that two pairs have.
     assert!(page.contains("no_image") || page.contains("missing_image"), "the ledger is missing");
     assert!(page.contains("the same words"));
-    assert!(!page.contains("Languages"), "nobody knows the languages yet");
-    assert_eq!(
-        work.diptych(&["profile", "data", "--pairs", "5", "--output", "again.html"]).ok().code,
-        Some(0)
-    );
+    messages::check("profile", "headings", &messages::headings(&page));
+    assert_eq!(work.diptych(&[&call[..], &["--output", "again.html"]].concat()).ok().code, Some(0));
     assert!(work.read("again.html") == page, "the same dataset gives another page");
 
-    // Languages are a score, and what dedup chose is the last selection.
+    // Languages are a score. A selection that is not named is not shown.
     work.diptych(&["score", "language", "--dataset", "data"]).ok();
     work.diptych(&["dedup", "--by", "sha256", "--dataset", "data", "--output", "single.parquet"])
         .ok();
     work.diptych(&["profile", "data", "--pairs", "5"]).ok();
     let page = work.read("profile.html");
-    assert!(page.contains("Languages") && page.contains("single.parquet"));
+    assert!(!page.contains("single.parquet") && page.contains("--selection FILE"));
+    messages::check("profile", "headings_with_languages", &messages::headings(&page));
 }
 
 #[test]
@@ -112,10 +114,12 @@ fn captions_are_text_on_the_page_and_never_code() {
 #[test]
 fn what_cannot_be_profiled_is_refused_in_words() {
     let work = dataset();
-    work.diptych(&["profile", "elsewhere"]).fails_with(&["elsewhere", "diptych ingest"]);
+    work.diptych(&["profile", "elsewhere"]).fails(1, "no_such_dataset").names(&["elsewhere"]);
     work.diptych(&["profile", "data", "--selection", "pairs.tar"])
-        .fails_with(&["pairs.tar", "diptych select"]);
+        .fails(1, "not_a_selection")
+        .names(&["pairs.tar"]);
     work.diptych(&["profile", "data", "--output", "nowhere/page.html"])
-        .fails_with(&["nowhere/page.html"]);
+        .fails(1, "output_in_no_folder")
+        .names(&["nowhere/page.html"]);
     assert!(!work.path("profile.html").exists());
 }

@@ -1,10 +1,10 @@
-//! What runs have come to, as pages and clients ask for it: what evaluations found for fixed captions, the best figures of all
-//! runs, who has embedded what.
+//! Results of runs for pages and clients: findings of evaluations for fixed captions, the best
+//! figures of all runs, and the embeddings that exist.
 
 use std::collections::BTreeMap;
 
 use diptych_tests::service::Service;
-use diptych_tests::{Work, tiny_config};
+use diptych_tests::{Work, messages, tiny_config};
 use serde_json::Value;
 
 const STATE: [&str; 2] = ["--state", "state"];
@@ -40,7 +40,7 @@ fn evaluations_keep_what_they_found_for_the_same_captions_and_a_run_that_is_stop
     assert_eq!(ask("SELECT count(DISTINCT query) FROM sample_queries"), "8");
     let rows: u64 = ask("SELECT count(*) FROM sample_queries WHERE run = 'run'").parse().unwrap();
     assert_eq!(rows, 8 * 5 * steps.parse::<u64>().unwrap());
-    // Where the own image is among those that are shown, it is the first that is right, and scores fall.
+    // If the own image is shown, it is the first right one. Scores never rise.
     let firsts = "SELECT count(*) FROM (SELECT own_rank, min(CASE WHEN correct THEN place END) AS first FROM sample_queries GROUP BY run, step, query, own_rank)";
     assert_eq!(ask(&format!("{firsts} WHERE coalesce(first, own_rank) <> own_rank")), "0");
     assert_eq!(
@@ -55,7 +55,7 @@ fn evaluations_keep_what_they_found_for_the_same_captions_and_a_run_that_is_stop
     );
     work.diptych(&["report", "run"]).ok();
     let page = work.read("report.html");
-    assert!(page.contains("Search results for the same captions"));
+    messages::check("report", "headings_with_sampled_queries", &messages::headings(&page));
     work.diptych(&["report", "run", "--no-model", "--output", "short.html"]).ok();
     assert!(work.read("short.html").contains("data:image/jpeg;base64,"));
 }
@@ -129,7 +129,7 @@ fn service_lists_results_embeddings_and_sampled_queries_and_shows_whole_pictures
         (&"scenes".into(), &pairs.into())
     );
     assert_eq!(query["found"].as_array().unwrap().len(), 5);
-    service.ask("GET", "/v1/runs/nobody/sample-queries", None).refused(404, "nobody");
+    service.ask("GET", "/v1/runs/nobody/sample-queries", None).refused(404, "no_such_run");
 
     // A picture is shown whole, and not larger than it is.
     let sample =

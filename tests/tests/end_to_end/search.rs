@@ -1,10 +1,10 @@
-//! Nearest neighbours as a user asks for them: `diptych search` and SQL's `nearest`, one beside the other.
+//! Nearest neighbours: `diptych search` and SQL's `nearest`, compared.
 
 use diptych_tests::{Work, tiny_config};
 
 const BOTH: [&str; 4] = ["--state", "state", "--dataset", "data"];
 
-/// Demo data, a run of a few steps, and the embeddings of what was held out.
+/// Makes demo data, a run of a few steps, and embeddings of the held-out pairs.
 fn embedded() -> Work {
     let work = Work::new().with_demo_data(200);
     work.write("run.toml", tiny_config("run", 1, ""));
@@ -22,13 +22,13 @@ fn embedded() -> Work {
     work
 }
 
-/// The rows of a query, without the header.
+/// Returns the rows of a query, without the header.
 fn rows(work: &Work, sql: &str) -> Vec<String> {
     let ran = work.diptych(&[&["sql", sql, "--format", "csv"], &BOTH[..]].concat()).ok();
     ran.stdout.lines().skip(1).map(str::to_owned).collect()
 }
 
-/// Scores and uids that `diptych search` prints for its queries, one list each.
+/// Returns the scores and uids that `diptych search` prints, one list per query.
 fn search(work: &Work, arguments: &[&str]) -> Vec<Vec<(String, String)>> {
     let fixed = ["search", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"];
     let ran = work.diptych(&[&fixed[..], arguments].concat()).ok();
@@ -79,7 +79,8 @@ fn sql_finds_the_nearest_of_what_a_query_filters_and_they_are_those_of_the_comma
         (score.parse::<f64>().unwrap() - row[33..].parse::<f64>().unwrap()).abs() < 6e-4
     }));
 
-    // The filter comes before the limit: the best of those that pass, not those of the best that pass.
+    // The filter comes before the limit: the best of the passing pairs, not the passing ones of the
+    // best.
     let condition = "hash_fraction(m.uid) < 0.3";
     let filtered = format!(
         "SELECT hex(n.uid) FROM nearest('run', 'a red circle') n JOIN meta m USING (uid) WHERE {condition} ORDER BY n.score DESC"
@@ -222,43 +223,43 @@ fn embeddings_go_out_as_other_tools_read_them() {
         let value = if sign == 1 { -value } else { value };
         assert!((value - row["first"].as_f64().unwrap()).abs() < 1e-6, "{row}");
     }
-    work.diptych(&fixed).fails_with(&["out", "already"]);
+    work.diptych(&fixed).fails(1, "output_is_there").names(&["out"]);
 }
 
 #[test]
 fn what_cannot_be_searched_is_said() {
     let work = embedded();
-    let fails = |sql: &str, says: &[&str]| {
-        work.diptych(&[&["sql", sql], &BOTH[..]].concat()).fails_with(says);
+    let fails = |sql: &str, message: &str| {
+        work.diptych(&[&["sql", sql], &BOTH[..]].concat()).fails(1, message)
     };
-    fails("SELECT * FROM nearest('nobody', 'x')", &["nobody", "no run of that name"]);
-    fails("SELECT * FROM nearest('run')", &["two or three arguments"]);
-    fails("SELECT * FROM nearest('run', 'x', 0)", &["whole number from 1 on", "0"]);
-    fails("SELECT * FROM nearest('run', X'00ff')", &["16 bytes, found 2"]);
-    fails(
-        "SELECT * FROM nearest('run', uid('00000000000000000000000000000000'))",
-        &["has no embedding by run"],
-    );
-    fails("SELECT * FROM nearest('run', [1.0, 2.0])", &["2 dimensions", "16"]);
-    fails("SELECT * FROM nearest('run', [0.0, 0.0])", &["no length"]);
-    fails("SELECT * FROM nearest(17, 'x')", &["name of a model first"]);
-    fails("SELECT * FROM nearest('run', true)", &["cannot search for Boolean"]);
+    fails("SELECT * FROM nearest('nobody', 'x')", "nearest_by_no_model").names(&["nobody"]);
+    fails("SELECT * FROM nearest('run')", "nearest_of_one_argument");
+    fails("SELECT * FROM nearest('run', 'x', 0)", "nearest_of_no_rows");
+    fails("SELECT * FROM nearest('run', X'00ff')", "nearest_to_a_short_uid").names(&["16", "2"]);
+    let unknown = "SELECT * FROM nearest('run', uid('00000000000000000000000000000000'))";
+    fails(unknown, "nearest_to_an_unknown_pair");
+    fails("SELECT * FROM nearest('run', [1.0, 2.0])", "nearest_to_a_short_vector")
+        .names(&["2", "16"]);
+    fails("SELECT * FROM nearest('run', [0.0, 0.0])", "nearest_to_a_zero_vector");
+    fails("SELECT * FROM nearest(17, 'x')", "nearest_by_a_number");
+    fails("SELECT * FROM nearest('run', true)", "nearest_to_a_boolean");
     let without = ["sql", "SELECT * FROM nearest('run', 'x')", "--dataset", "data"];
-    work.diptych(&without).fails_with(&["--state"]);
+    work.diptych(&without).fails(1, "nearest_without_a_state").names(&["--state"]);
     // Another run has weights, but nothing was embedded by it.
     work.write("other.toml", tiny_config("other", 1, "").replace("seed = 3", "seed = 4"));
     work.diptych(&["train", "other.toml", "--no-progress"]).ok();
-    fails("SELECT * FROM nearest('other', 'x')", &["other", "no embeddings", "diptych embed"]);
+    fails("SELECT * FROM nearest('other', 'x')", "nearest_without_embeddings")
+        .names(&["other", "diptych embed"]);
 
     work.write("broken.png", b"\x89PNG\r\n\x1a\nnothing more");
-    let search = |more: &[&str], says: &[&str]| {
+    let search = |code: i32, more: &[&str], message: &str| {
         let fixed =
             ["search", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"];
-        work.diptych(&[&fixed[..], more].concat()).fails_with(says);
+        work.diptych(&[&fixed[..], more].concat()).fails(code, message);
     };
-    search(&["--image", "broken.png"], &["cannot be decoded"]);
-    search(&["--uid", "00000000000000000000000000000000"], &["is not among the"]);
-    search(&["--uid", "red"], &["32 hexadecimal digits"]);
-    search(&["a", "--without", "a"], &["cancel each other out"]);
-    search(&["a", "--distinct", "2"], &["cosine"]);
+    search(1, &["--image", "broken.png"], "broken_image");
+    search(1, &["--uid", "00000000000000000000000000000000"], "unknown_uid");
+    search(2, &["--uid", "red"], "no_uid");
+    search(1, &["a", "--without", "a"], "queries_that_cancel_out");
+    search(1, &["a", "--distinct", "2"], "distinct_above_1");
 }

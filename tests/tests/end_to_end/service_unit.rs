@@ -1,5 +1,5 @@
-//! The service as systemd and `make install` meet it: what it tells its supervisor, the unit, the example configuration, the files
-//! in their places. No systemd runs here: the test is the supervisor.
+//! The service under systemd and `make install`: its messages to the supervisor, the unit, the
+//! example configuration, the installed files. No systemd runs here: the test is the supervisor.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use diptych_test_support::{eventually, needs};
 use diptych_tests::service::Process;
 use diptych_tests::{Work, binary, project};
 
-/// What fails a test that waits for nothing; a message comes within a fraction of it.
+/// How long a test waits before it fails. A message comes within a fraction of it.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// What the service is given to be watched by: small, so that it is fed often while the test looks.
+/// Interval of the watchdog: short, so that the service reports often.
 const WATCHDOG_MICROS: &str = "200000";
 
 /// systemd's end of the socket.
@@ -29,7 +29,7 @@ impl Supervisor {
         Self { socket, path }
     }
 
-    /// Starts the service, which is killed where the test fails.
+    /// Starts the service, which is killed if the test fails.
     fn start(&self, work: &Work, arguments: &[&str]) -> Process {
         let mut command = work.command(arguments);
         command
@@ -39,7 +39,7 @@ impl Supervisor {
         Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
-    /// The first message from now on that has a line which begins so.
+    /// Waits for the next message that has a line with this beginning.
     fn hears(&self, begins: &str) -> Vec<String> {
         eventually(PATIENCE, begins, || {
             let mut bytes = [0; 4096];
@@ -90,19 +90,19 @@ fn a_supervisor_hears_that_the_service_is_ready_alive_reloading_and_leaving() {
 
     service.signal("-TERM");
     let stopping = supervisor.hears("STOPPING=1");
-    // The 7 seconds that jobs had when it started, which a reload does not change, and 5 for requests.
+    // The 7 seconds for jobs from the start, which a reload does not change, and 5 for requests.
     assert!(stopping.contains(&"EXTEND_TIMEOUT_USEC=12000000".to_owned()), "{stopping:?}");
     assert_eq!(service.ends(), Some(0));
 }
 
-/// The value of the last line `KEY=…` of the unit.
+/// Returns the value of the last line `KEY=…` of the unit.
 fn of_unit(key: &str) -> String {
     let text = std::fs::read_to_string(project().join("daemon/dist/diptych.service")).unwrap();
     let value = text.lines().rev().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     value.unwrap_or_else(|| panic!("the unit has no {key}")).to_owned()
 }
 
-/// Whether `systemd-analyze ARGUMENTS… UNIT` passes, and what it says.
+/// Returns whether `systemd-analyze ARGUMENTS… UNIT` succeeds, and its output.
 fn systemd_analyze(arguments: &[&str], unit: &Path) -> (bool, String) {
     let output = Command::new("systemd-analyze").args(arguments).arg(unit).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
@@ -245,7 +245,7 @@ fn make_install_puts_what_runs_by_itself_and_leaves_a_configuration_alone() {
     assert_eq!(left, [configuration]);
 }
 
-/// Everything below a folder.
+/// Returns everything below a folder.
 fn walk(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries

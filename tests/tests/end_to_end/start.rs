@@ -1,4 +1,5 @@
-//! What a command loads when it starts: libtorch only where it computes with tensors, with an error where that is not there.
+//! Libraries at the start of a command: libtorch only if it computes with tensors, and an error if
+//! libtorch is missing.
 
 use diptych_tests::Work;
 
@@ -31,19 +32,18 @@ fn a_command_that_computes_nothing_starts_without_libtorch() {
 #[test]
 fn a_library_that_cannot_be_opened_is_an_error_that_names_it() {
     let work = Work::new();
-    let fails = |library: &str, says: &[&str]| {
+    let fails = |library: &str, message: &str| {
         let library = work.path(library);
         let ran = work.diptych_with(
             &["eval", "--model", "run", "--dataset", "data", "--selection", "heldout.parquet"],
             &[("DIPTYCH_TORCH", &library)],
         );
-        let ran = ran.ended_with(1);
         assert!(ran.stdout.is_empty(), "{}", ran.stdout);
-        ran.fails_with(&[&[library.to_str().unwrap(), "DIPTYCH_TORCH"], says].concat());
+        ran.fails(1, message).names(&[library.to_str().unwrap(), "DIPTYCH_TORCH"]);
     };
-    fails("nowhere.so", &["no such file"]);
+    fails("nowhere.so", "no_libtorch");
     work.write("text.so", "not a library");
-    fails("text.so", &[]);
+    fails("text.so", "libtorch_that_is_no_library");
 }
 
 #[test]

@@ -1,13 +1,14 @@
-//! What strangers wrote into a dataset, on a terminal: shown, and obeyed by none. Files and pipes get the exact bytes.
+//! Control characters from a dataset never reach a terminal as such. Files and pipes get the exact
+//! bytes.
 
 use std::process::Command;
 
 use diptych_tests::{Work, binary, pairs};
 
-/// A title of the window, a red screen, and the sequence in eight bits that does the same.
+/// A window title, a red screen, and an eight-bit sequence.
 const HOSTILE: &str = "a cat\u{1b}]0;owned\u{7}\u{1b}[41m\u{9b}2J\rno cat";
 
-/// What a command writes to a terminal, standard output and error together.
+/// Returns the output of a command on a terminal, standard output and error together.
 fn on_a_terminal(work: &Work, arguments: &[&str]) -> String {
     let quoted: Vec<String> =
         arguments.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
@@ -22,11 +23,12 @@ fn on_a_terminal(work: &Work, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n")
 }
 
-/// What Diptych itself writes to a terminal: a progress bar that is drawn anew, the colours of the log.
+/// Control sequences that Diptych itself writes to a terminal: a redrawn progress bar, colours of
+/// the log.
 const OWN: [&str; 6] =
     ["\r\u{1b}[2K", "\u{1b}[0m", "\u{1b}[2m", "\u{1b}[31m", "\u{1b}[32m", "\u{1b}[33m"];
 
-/// Control characters of a text besides those, line breaks and tabs.
+/// Returns the control characters of a text other than those, line breaks and tabs.
 fn control(text: &str) -> Vec<char> {
     let plain = OWN.iter().fold(text.to_owned(), |plain, own| plain.replace(own, ""));
     plain.chars().filter(|c| c.is_control() && *c != '\n' && *c != '\t').collect()
@@ -79,7 +81,8 @@ fn too_many_open_files_are_not_called_damage() {
         work.diptych(&["ingest", &format!("{shard}.tar"), "--dataset", "data"]).ok();
     }
     let mut told = 0;
-    // From enough for the program alone to enough for everything. The soft limit alone is raised by the program itself.
+    // From enough for the program alone to enough for everything. The program raises a soft limit
+    // by itself.
     for limit in 8..30 {
         let script = format!(
             "ulimit -n {limit}; exec '{}' sql 'SELECT count(caption), count(image) FROM meta JOIN blob USING (uid)' --dataset data --format csv",

@@ -1,15 +1,15 @@
-//! What the code promises about itself: which crate may name what, and that files stay readable in one sitting.
+//! Rules for the code itself: which crate may name which library, and the length of files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use diptych_tests::project;
 
-/// Lines above which a file is to be split.
+/// Longest file in lines.
 const LONGEST: usize = 600;
 
-/// Every Rust file of the workspace by its path from the project's root, with its text.
-fn sources() -> Vec<(String, String)> {
+/// Returns every Rust file of the workspace: its path from the project's root, and its text.
+pub(super) fn sources() -> Vec<(String, String)> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -34,19 +34,19 @@ fn sources() -> Vec<(String, String)> {
     sources
 }
 
-/// The code of a line: what is before a comment.
+/// Returns the code of a line: the part before a comment.
 fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
-/// Whether `code` holds `word`, and not as the end of a longer name.
+/// Returns whether `code` contains `word`, and not as the end of a longer name.
 fn holds(code: &str, word: &str) -> bool {
     let within_a_name =
         |at: usize| code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');
     code.match_indices(word).any(|(at, _)| !within_a_name(at))
 }
 
-/// Lines of code outside `allowed` that hold one of `words`.
+/// Returns the lines of code outside of `allowed` that contain one of `words`.
 fn offenders(allowed: &[&str], words: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for (name, text) in sources() {
@@ -68,7 +68,7 @@ fn only_the_trainer_names_libtorch_and_only_the_store_names_sled() {
     assert_eq!(offenders(&["daemon/store/"], &["sled::", "use sled"]), Vec::<String>::new());
 }
 
-/// Where tests, build scripts and benchmarks are: they print for developers.
+/// Folders of tests, build scripts and benchmarks, which print for developers.
 const NOT_THE_PRODUCT: [&str; 10] = [
     "tests/",
     "trainer/tests/",
@@ -102,7 +102,8 @@ fn only_commands_print_draw_progress_and_watch_for_signals() {
         "use indicatif",
     ];
     assert_eq!(offenders(&allowed, &prints), Vec::<String>::new());
-    // The service is a command in itself: it leaves at signals, and its log goes where systemd wants it.
+    // The service is a command in itself: it leaves at signals, and systemd decides where its log
+    // goes.
     allowed.extend(["daemon/serve/src/lib.rs", "daemon/serve/src/jobs/log.rs"]);
     assert_eq!(
         offenders(&allowed, &["signal::unix", "SignalKind", "io::stderr()"]),

@@ -25,8 +25,7 @@ impl Device {
     pub fn parse(text: &str) -> Result<Self, TrainerError> {
         open_libtorch()?;
         let state = open_cuda_libraries();
-        let gpus =
-            if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
+        let gpus = gpu_count();
         match text {
             "auto" if gpus > 0 => Ok(Self(tch::Device::Cuda(0))),
             "auto" | "cpu" => Ok(Self::CPU),
@@ -140,6 +139,19 @@ fn cuda_folders() -> Vec<PathBuf> {
     folders.extend(cache.map(|cache| cache.join("diptych/libtorch-2.11.0-cuda")));
     folders.extend(std::env::var_os("LD_LIBRARY_PATH").iter().flat_map(std::env::split_paths));
     folders
+}
+
+/// The version of libtorch that this crate is made for.
+pub const LIBTORCH: &str = "2.11.0";
+
+/// Returns the folder that libtorch was loaded from. Open it first.
+pub fn libtorch_folder() -> Option<PathBuf> {
+    shim::libtorch_folder()
+}
+
+/// Returns the number of GPUs that libtorch sees. Open it, and CUDA's libraries, first.
+pub fn gpu_count() -> usize {
+    if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 }
 }
 
 /// Sets the number of threads that one operator uses on the CPU; 0 means one per core.

@@ -4,7 +4,7 @@
 //! scikit-learn's `average_precision_score` and torchmetrics' `MultilabelAveragePrecision`.
 //! CLIP_benchmark, which sorts image by image, agrees unless scores are equal.
 
-use super::trust::each_draw;
+use super::trust::for_each_draw;
 use super::{Bootstrap, Rows, same_dimension};
 use crate::TrainerError;
 
@@ -56,13 +56,13 @@ pub fn average_precision(
         image_rows
             .f_matmul(&classes.tensor(class, 1)?.f_reshape([-1])?)?
             .f_copy_data(&mut scores, n)?;
-        let ranked = Ranked::of(&scores, images);
+        let ranked = Ranked::rank(&scores, images);
         per_class.push(ranked.precision(&once));
         if images.is_empty() {
             continue;
         }
         let mut round = 0;
-        each_draw(n, bootstrap, |times| {
+        for_each_draw(n, bootstrap, |times| {
             if let Some(precision) = ranked.precision(times) {
                 sums[round] += precision;
                 counts[round] += 1;
@@ -87,7 +87,7 @@ struct Ranked {
 }
 
 impl Ranked {
-    fn of(scores: &[f32], right: &[usize]) -> Self {
+    fn rank(scores: &[f32], right: &[usize]) -> Self {
         let mut is_right = vec![false; scores.len()];
         for image in right {
             is_right[*image] = true;

@@ -21,7 +21,7 @@ impl Products {
     }
 
     /// Computes the scores of rows `[N, D]` with all queries. Returns `[Q, N]`, in f32.
-    pub fn with(&self, rows: &[f16]) -> Result<Vec<f32>, TrainerError> {
+    pub fn multiply(&self, rows: &[f16]) -> Result<Vec<f32>, TrainerError> {
         if !rows.len().is_multiple_of(self.dimension) {
             let message = format!("{} values are not whole rows of {}", rows.len(), self.dimension);
             return Err(TrainerError::Evaluation(message));
@@ -57,7 +57,7 @@ mod tests {
         let queries = [1.0, 2.0, 0.0, -1.0];
         let products = Products::new(Rows { values: &queries, dimension: 2 }).unwrap();
         let rows = [0.5, 0.25, 3.0, 4.0, -1.0, 2.0].map(f16::from_f32);
-        assert_eq!(products.with(&rows).unwrap(), [1.0, 11.0, 3.0, -0.25, -4.0, -2.0]);
-        assert!(products.with(&rows[..3]).unwrap_err().to_string().contains("whole rows of 2"));
+        assert_eq!(products.multiply(&rows).unwrap(), [1.0, 11.0, 3.0, -0.25, -4.0, -2.0]);
+        assert!(products.multiply(&rows[..3]).unwrap_err().to_string().contains("whole rows of 2"));
     }
 }

@@ -49,6 +49,17 @@ pub struct Retrieval {
 ///
 /// An image and a text belong together if their groups are equal. For plain pairs the groups are 0,
 /// 1, 2, … in both lists. For several captions per image, each caption has the image's number.
+///
+/// ```
+/// use diptych_trainer::evaluate::{Rows, retrieval};
+///
+/// // Three pairs in two dimensions. The last image is nearer to the second caption.
+/// let images = Rows { values: &[1.0, 0.0, 0.0, 1.0, 0.0, 1.0], dimension: 2 };
+/// let texts = Rows { values: &[1.0, 0.0, 0.0, 1.0, 0.6, 0.8], dimension: 2 };
+/// let result = retrieval(images, &[0, 1, 2], texts, &[0, 1, 2], &|| true)?;
+/// assert_eq!(result.image_to_text, [2.0 / 3.0, 1.0, 1.0], "recall at 1, 5 and 10");
+/// # Ok::<(), diptych_trainer::TrainerError>(())
+/// ```
 pub fn retrieval(
     images: Rows<'_>,
     image_groups: &[u64],

@@ -95,7 +95,7 @@ fn resample_both(columns: &[Vec<&[Unit]>], spec: Bootstrap) -> Result<Vec<Vec<f6
     }
     let mut found = vec![Vec::with_capacity(spec.resamples); columns.len()];
     let mut round = 0;
-    each_draw(n, spec, |times| {
+    for_each_draw(n, spec, |times| {
         let mut random = Random::new(seed_of(&[spec.seed, PURPOSE_OF_DRAWS, round]));
         let chosen: Vec<usize> = (0..draws).map(|_| random.below(draws as u64) as usize).collect();
         round += 1;
@@ -120,7 +120,7 @@ fn resample_both(columns: &[Vec<&[Unit]>], spec: Bootstrap) -> Result<Vec<Vec<f6
 pub fn resample_classes(labels: &[usize], hits: &[bool], spec: Bootstrap) -> Vec<f64> {
     let classes = labels.iter().max().map_or(0, |last| last + 1);
     let mut found = Vec::with_capacity(spec.resamples);
-    each_draw(labels.len(), spec, |times| {
+    for_each_draw(labels.len(), spec, |times| {
         let mut counts = vec![(0_u32, 0_u32); classes];
         for ((label, hit), times) in labels.iter().zip(hits).zip(times) {
             let (right, of) = &mut counts[*label];
@@ -138,7 +138,7 @@ pub fn resample_classes(labels: &[usize], hits: &[bool], spec: Bootstrap) -> Vec
 }
 
 /// Calls `draw` for every resample with how often each of `n` images occurs in it.
-pub(super) fn each_draw(n: usize, spec: Bootstrap, mut draw: impl FnMut(&[u32])) {
+pub(super) fn for_each_draw(n: usize, spec: Bootstrap, mut draw: impl FnMut(&[u32])) {
     let mut times = vec![0_u32; n];
     for round in 0..spec.resamples {
         let mut random = Random::new(seed_of(&[spec.seed, PURPOSE, round as u64]));
@@ -209,8 +209,7 @@ pub struct McNemar {
 pub fn mcnemar(first: &[bool], second: &[bool]) -> Result<McNemar, TrainerError> {
     if first.len() != second.len() {
         let message = format!(
-            "cannot compare {} answers with {}; both must be about the same \
-                images",
+            "cannot compare {} answers with {}; both must be about the same images",
             first.len(),
             second.len()
         );

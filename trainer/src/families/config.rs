@@ -18,13 +18,22 @@ use crate::nn::preprocess::{ImageInput, TextInput};
 
 impl ModelConfig {
     /// Reads a built-in name, a JSON file, or a folder with a configuration.
+    ///
+    /// ```
+    /// use diptych_trainer::ModelConfig;
+    ///
+    /// let config = ModelConfig::named_or_file("ViT-B-32")?;
+    /// assert_eq!(config.dual_encoder()?.embed_dim, 512);
+    /// assert!(ModelConfig::named_or_file("ViT-B-33").is_err());
+    /// # Ok::<(), diptych_trainer::TrainerError>(())
+    /// ```
     pub fn named_or_file(text: &str) -> Result<Self, TrainerError> {
         if let Some(config) = Self::built_in(text) {
             return Ok(config);
         }
         let path = Path::new(text);
         if path.is_dir() {
-            return Self::of_weights(path)?.ok_or_else(|| TrainerError::Config {
+            return Self::from_weights(path)?.ok_or_else(|| TrainerError::Config {
                 place: path.display().to_string(),
                 message: "this folder holds no model configuration".into(),
             });

@@ -40,13 +40,13 @@ impl Encoder {
             .iter()
             .map(|t| Ok(t.f_to_device(device.0)?))
             .collect::<Result<_, TrainerError>>()?;
-        Self::of(Model::frozen(&weights.config, tensors)?)
+        Self::new(Model::frozen(&weights.config, tensors)?)
     }
 
-    pub(crate) fn of(model: Model) -> Result<Self, TrainerError> {
+    pub(crate) fn new(model: Model) -> Result<Self, TrainerError> {
         Ok(Self {
             config: model.config().dual_encoder()?.clone(),
-            uploader: Uploader::of(&model),
+            uploader: Uploader::new(&model),
             model,
         })
     }

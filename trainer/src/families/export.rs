@@ -18,7 +18,7 @@ pub fn export_openclip(
     tokenizer_json: &str,
     folder: &Path,
 ) -> Result<(), TrainerError> {
-    openclip::export(&weights.of(weights.dual_encoder()?), tokenizer_json, folder)
+    openclip::export(&weights.for_family(weights.dual_encoder()?), tokenizer_json, folder)
 }
 
 /// Writes both towers as ONNX graphs, completely or not at all.
@@ -31,5 +31,5 @@ pub fn export_onnx(
     folder: &Path,
     largest_embedded: usize,
 ) -> Result<(), TrainerError> {
-    onnx::export(&weights.of(weights.dual_encoder()?), tokenizer, folder, largest_embedded)
+    onnx::export(&weights.for_family(weights.dual_encoder()?), tokenizer, folder, largest_embedded)
 }

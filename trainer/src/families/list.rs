@@ -163,10 +163,10 @@ pub fn export_hf(
 ) -> Result<(), TrainerError> {
     match &weights.config {
         ModelConfig::DualEncoder(config) => {
-            dual_encoder::hugging_face::export(&weights.of(config), tokenizer, folder)
+            dual_encoder::hugging_face::export(&weights.for_family(config), tokenizer, folder)
         }
         ModelConfig::MaskedLm(config) => {
-            masked_lm::hugging_face::export(&weights.of(config), tokenizer, folder)
+            masked_lm::hugging_face::export(&weights.for_family(config), tokenizer, folder)
         }
     }
 }

@@ -52,7 +52,7 @@ impl Model {
     /// Wraps tensors as they are: on their device, f32, in the order of the configuration's
     /// parameters.
     pub(crate) fn frozen(config: &ModelConfig, tensors: Vec<Tensor>) -> Result<Self, TrainerError> {
-        Self::over(config, ParameterSet::of(config.parameters(), tensors))
+        Self::over(config, ParameterSet::from_parts(config.parameters(), tensors))
     }
 
     fn over(config: &ModelConfig, parameters: ParameterSet) -> Result<Self, TrainerError> {

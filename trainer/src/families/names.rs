@@ -64,6 +64,9 @@ fn first(known: &[String]) -> String {
 /// Such names are models on the Hugging Face hub, and OpenCLIP's tags. Returns `None` for other
 /// texts.
 pub fn how_to_obtain(text: &str) -> Option<String> {
+    if let Some(advice) = how_to_download(text) {
+        return Some(advice);
+    }
     let hub = text.rsplit_once("hf-hub:").map(|(_, name)| name);
     let has_tag = |name: &str| TAGS.iter().any(|tag| name.to_lowercase().starts_with(tag));
     if let Some(name) = hub.filter(|name| !name.is_empty()) {
@@ -84,6 +87,28 @@ pub fn how_to_obtain(text: &str) -> Option<String> {
              https://huggingface.co/models?library=open_clip)"
         )
     })
+}
+
+/// Returns how to bring weights onto this machine that are named by a URL.
+fn how_to_download(text: &str) -> Option<String> {
+    // A configuration's folder stands before what it names.
+    let hub = ["https://huggingface.co/", "https://hf.co/"];
+    if let Some((_, path)) = hub.iter().find_map(|site| text.split_once(site)) {
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
+        let (organisation, model) = (parts.next()?, parts.next()?);
+        return Some(format!(
+            "weights are read from files on this machine: `hf download {organisation}/{model} \
+             --local-dir {model}` downloads this model, and then {model} is its name here"
+        ));
+    }
+    ["http://", "https://", "s3://", "gs://", "az://"]
+        .iter()
+        .any(|scheme| text.contains(scheme))
+        .then(|| {
+            "weights are read from files on this machine: download them first, and name the file \
+             or folder"
+                .to_owned()
+        })
 }
 
 fn is_convolutional(text: &str) -> bool {
@@ -116,6 +141,8 @@ mod tests {
             ),
             ("laion2b_s34b_b79k", "hf download"),
             ("openai", "hf download"),
+            ("https://huggingface.co/openai/clip-vit-base-patch32", "--local-dir clip-vit-base"),
+            ("runs/https://example.org/model.bin", "download them first"),
             ("xyz", "neither a built-in model"),
         ] {
             let message = unknown_model(text);

@@ -30,7 +30,7 @@ pub(crate) fn tower_weights(
     let refuse_other = |differences: Option<String>| match differences {
         None => Ok(()),
         Some(differences) => Err(refusal(format!(
-            "{} has a different {name} tower than the model (values here and there): {differences}",
+            "{} has a different {name} tower (model and weights): {differences}",
             weights.origin
         ))),
     };
@@ -66,8 +66,7 @@ pub(crate) fn tower_weights(
             Some(tensor) => {
                 let size = tensor.size();
                 return Err(refusal(format!(
-                    "{there} has shape {size:?}, expected \
-                    {:?}",
+                    "{there} has shape {size:?}, expected {:?}",
                     spec.shape
                 )));
             }

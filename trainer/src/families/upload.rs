@@ -43,7 +43,7 @@ impl DeviceBatch {
 }
 
 impl Uploader {
-    pub(crate) fn of(model: &Model) -> Self {
+    pub(crate) fn new(model: &Model) -> Self {
         Self { config: model.config().clone(), device: model.device(), own_stream: false }
     }
 
@@ -201,7 +201,7 @@ mod tests {
             let length = config.text.context_length as usize;
             let host = texts(length, &[3, 1, 10, 6]);
             let whole = Tensor::from_slice(&host).reshape([4, length as i64]).to_kind(Kind::Int64);
-            let cut = Uploader::of(&model).tokens(&host).unwrap();
+            let cut = Uploader::new(&model).tokens(&host).unwrap();
             assert_eq!(cut.size(), [4, 11]);
             let passed = |tokens: &Tensor| {
                 shim::clear_gradients(model.parameters()).unwrap();

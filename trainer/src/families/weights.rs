@@ -38,7 +38,7 @@ pub enum Origin {
 
 impl Origin {
     /// Recognises the format by the files at a path.
-    fn of(path: &Path) -> Result<Self, TrainerError> {
+    fn detect(path: &Path) -> Result<Self, TrainerError> {
         let has = |name: &str| path.join(name).is_file();
         let has_any = |names: &[&str]| names.iter().any(|name| has(name));
         if path.is_file() {
@@ -75,8 +75,8 @@ impl Origin {
 impl ModelConfig {
     /// Reads the configuration next to weights. Returns `None` for a bare file of weights, which
     /// has none.
-    pub fn of_weights(path: &Path) -> Result<Option<Self>, TrainerError> {
-        Ok(match Origin::of(path)? {
+    pub fn from_weights(path: &Path) -> Result<Option<Self>, TrainerError> {
+        Ok(match Origin::detect(path)? {
             Origin::OpenClipFile => None,
             Origin::Checkpoint => Some(Self::read(&path.join(CONFIG_FILE))?),
             Origin::OpenClipFolder => Some(Self::read(&path.join(openclip::CONFIG_FILE))?),
@@ -152,7 +152,7 @@ impl Weights {
     }
 
     fn recognise(path: &Path, config: Option<&ModelConfig>) -> Result<Self, TrainerError> {
-        let origin = Origin::of(path)?;
+        let origin = Origin::detect(path)?;
         if origin == Origin::OpenClipFile {
             let Some(config) = config else {
                 return Err(TrainerError::weights(
@@ -227,7 +227,7 @@ impl Weights {
     }
 
     /// Returns the weights by name, for a family's own `config`.
-    pub(crate) fn of<'a, C>(&'a self, config: &'a C) -> NamedWeights<'a, C> {
+    pub(crate) fn for_family<'a, C>(&'a self, config: &'a C) -> NamedWeights<'a, C> {
         NamedWeights { config, path: &self.path, tensors: self.named().collect() }
     }
 

@@ -243,7 +243,7 @@ impl Linear {
         })
     }
 
-    pub(crate) fn of(weight: Tensor, bias: Tensor) -> Self {
+    pub(crate) fn from_tensors(weight: Tensor, bias: Tensor) -> Self {
         Self { weight, bias, change: None }
     }
 

@@ -120,7 +120,7 @@ impl Inputs {
         self.extras.get(name)
     }
 
-    pub(crate) fn wanted(&self, name: &str) -> Result<&Extra, TrainerError> {
+    pub(crate) fn require(&self, name: &str) -> Result<&Extra, TrainerError> {
         self.extra(name).ok_or_else(|| missing(name))
     }
 
@@ -160,7 +160,7 @@ mod tests {
         let inputs = Inputs::new(None, Some(tokens)).with("regions", &extra).unwrap();
         let part = inputs.part(1, 2).unwrap();
         assert_eq!((part.samples(), part.samples_of_batch()), (2, 3));
-        let regions = part.wanted("regions").unwrap();
+        let regions = part.require("regions").unwrap();
         assert_eq!((regions.values.size(), regions.total), (vec![2, 3], 4.0));
         let present = regions.present.as_ref().unwrap();
         assert_eq!(

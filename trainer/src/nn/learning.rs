@@ -32,7 +32,7 @@ pub(crate) fn locked(lock: &LockConfig, part: Part) -> (bool, u64) {
 }
 
 impl Depths {
-    pub(crate) fn of(specs: &[ParameterSpec]) -> Self {
+    pub(crate) fn from_specs(specs: &[ParameterSpec]) -> Self {
         let mut parts: BTreeMap<Part, Extent> = BTreeMap::new();
         for spec in specs.iter().filter(|spec| spec.part != Part::Objective) {
             let extent = parts.entry(spec.part).or_default();

@@ -81,7 +81,7 @@ impl Lora {
         if !lora.is_wanted() {
             return Ok(None);
         }
-        let depths = Depths::of(specs);
+        let depths = Depths::from_specs(specs);
         let mut changes = Vec::new();
         for (place, spec) in specs.iter().enumerate() {
             let parts = changes_of(spec.role);
@@ -120,7 +120,7 @@ impl Lora {
         }
         if changes.is_empty() {
             let message = "every weight that lora.targets names learns directly, so LoRA changes \
-                nothing; lower the unlocked groups of train.lock";
+                           nothing; lower the unlocked groups of train.lock";
             return Err(TrainerError::Config { place: "lora".into(), message: message.into() });
         }
         changes.sort_by(|a, b| a.name.cmp(&b.name));

@@ -29,13 +29,13 @@ impl ParameterSet {
     ) -> Result<Self, TrainerError> {
         let tensors =
             specs.iter().map(|spec| start(spec, seed, device)).collect::<Result<_, _>>()?;
-        let set = Self::of(specs, tensors);
+        let set = Self::from_parts(specs, tensors);
         set.lock(&LockConfig::default())?;
         Ok(set)
     }
 
     /// Wraps tensors as they are: on their device, f32, in the order of the list.
-    pub(crate) fn of(specs: Vec<ParameterSpec>, tensors: Vec<Tensor>) -> Self {
+    pub(crate) fn from_parts(specs: Vec<ParameterSpec>, tensors: Vec<Tensor>) -> Self {
         let names = specs.iter().map(|spec| spec.name.clone()).collect();
         Self { specs, names, tensors, lora: None }
     }
@@ -67,7 +67,7 @@ impl ParameterSet {
 
     /// Sets for each parameter whether it learns.
     pub(crate) fn lock(&self, lock: &LockConfig) -> Result<(), TrainerError> {
-        let depths = Depths::of(&self.specs);
+        let depths = Depths::from_specs(&self.specs);
         for (spec, tensor) in self.specs.iter().zip(&self.tensors) {
             let _ = tensor.f_set_requires_grad(depths.learns(spec, lock))?;
         }

@@ -101,7 +101,7 @@ impl<'a> Activations<'a> {
 
     /// Returns the inputs that activation checkpointing saved.
     #[cfg(test)]
-    pub(crate) fn kept(&self) -> Option<&[Tensor]> {
+    pub(crate) fn saved_inputs(&self) -> Option<&[Tensor]> {
         self.kept.as_ref().map(|kept| &kept.inputs[..])
     }
 

@@ -160,7 +160,7 @@ impl Objective {
     ///
     /// Takes unit vectors `[N, D]` of images and of texts. Terms that are not computed from
     /// embeddings are skipped.
-    pub(crate) fn of_pairs(
+    pub(crate) fn terms_of_pairs(
         &self,
         image_nd: &Tensor,
         text_nd: &Tensor,
@@ -234,7 +234,7 @@ impl Objective {
                     sum.f_div_scalar(inputs.samples_of_batch().max(1) as f64)?
                 }
                 ObjectiveTerm::Mlm => {
-                    let labels = inputs.wanted(MASKED_LABELS)?;
+                    let labels = inputs.require(MASKED_LABELS)?;
                     let count = labels.total.max(1.0);
                     let (loss, right) = masked::sums(output(outputs, MLM_LOGITS)?, labels)?;
                     sums.add("accuracy/mlm", &right.f_div_scalar(count)?)?;

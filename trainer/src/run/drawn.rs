@@ -89,7 +89,7 @@ fn masking(vocabulary: Option<&MaskVocabulary>, mask: MaskConfig) -> Result<Mask
         message: message.into(),
     };
     let missing = "the tokenizer has no mask token ([MASK] or <mask>); set model.tokenizer to one \
-        that has, such as BERT's vocab.txt";
+                   that has, such as BERT's vocab.txt";
     let vocabulary = vocabulary.ok_or_else(|| refused(missing))?;
     if mask.whole_words && vocabulary.continuations.is_none() {
         return Err(refused(

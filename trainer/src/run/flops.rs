@@ -32,8 +32,12 @@ impl Passes {
     /// A weight that learns costs two passes in addition to the forward pass: one for its own
     /// gradient and one for the gradient of its input. A locked part costs neither if nothing in it
     /// learns. With LoRA's small changes it costs the second one.
-    pub(crate) fn of(specs: &[ParameterSpec], lock: &LockConfig, lora: &LoraConfig) -> Self {
-        let (lock, depths) = (lora::lock(lora, lock), Depths::of(specs));
+    pub(crate) fn from_specs(
+        specs: &[ParameterSpec],
+        lock: &LockConfig,
+        lora: &LoraConfig,
+    ) -> Self {
+        let (lock, depths) = (lora::lock(lora, lock), Depths::from_specs(specs));
         let passes = |part, changed: bool| {
             let (locked, unlocked) = locked(&lock, part);
             let learning = unlocked.min(depths.groups(part)) as f64 / depths.groups(part) as f64;
@@ -131,7 +135,7 @@ mod tests {
     /// Counts all operations of both towers, with texts of full length.
     fn per_pair(config: &ModelConfig) -> f64 {
         let specs = config.parameters();
-        let all = Passes::of(&specs, &LockConfig::default(), &LoraConfig::default());
+        let all = Passes::from_specs(&specs, &LockConfig::default(), &LoraConfig::default());
         let tokens = config.texts().unwrap().context_length;
         all.flops(config, &specs, SampleSize { tokens, masked: 0 })
     }
@@ -140,7 +144,7 @@ mod tests {
     fn what_is_not_computed_does_not_count() {
         let config = ModelConfig::built_in("ViT-B-32").unwrap();
         let passes = |lock: LockConfig, lora: LoraConfig| {
-            let passes = Passes::of(&config.parameters(), &lock, &lora);
+            let passes = Passes::from_specs(&config.parameters(), &lock, &lora);
             (passes.0[&Part::Image], passes.0[&Part::Text])
         };
         let all = LockConfig::default();

@@ -41,7 +41,7 @@ impl HeldOutTerms {
             ));
         }
         Ok(Self {
-            uploader: Uploader::of(&model),
+            uploader: Uploader::new(&model),
             model,
             objective,
             draws,

@@ -2,6 +2,7 @@
 
 pub(crate) mod average;
 mod drawn;
+pub(crate) mod estimate;
 pub mod flops;
 pub(crate) mod held_out;
 pub(crate) mod optimizer;

@@ -47,7 +47,7 @@ impl AdamW {
                 .collect::<Result<Vec<_>, TrainerError>>()
         };
         let mut groups: Vec<Group> = Vec::new();
-        let depths = Depths::of(model.specs());
+        let depths = Depths::from_specs(model.specs());
         for (place, (spec, parameter)) in model.learning().enumerate() {
             let (decayed, rate) =
                 (decays(&spec.name, parameter.dim()), depths.rate(spec, config.layer_decay));

@@ -89,8 +89,13 @@ pub fn pair_loss(
                     return Err(TrainerError::Stopped);
                 }
                 let rows = rows.min(size - row);
-                let sums =
-                    objective.of_pairs(&images, &texts, scalars, Some(&captions), (row, rows))?;
+                let sums = objective.terms_of_pairs(
+                    &images,
+                    &texts,
+                    scalars,
+                    Some(&captions),
+                    (row, rows),
+                )?;
                 let (total, _) = objective.figures(&sums)?;
                 parts.push(total.f_double_value(&[])? * size as f64 / rows as f64);
                 whole.merge(sums)?;

@@ -6,6 +6,24 @@
 use diptych_schemas::{OptimizerConfig, ScheduleKind};
 
 /// A schedule of the learning rate. All lengths are in samples.
+///
+/// ```
+/// use diptych_schemas::ScheduleKind;
+/// use diptych_trainer::Schedule;
+///
+/// let schedule = Schedule {
+///     kind: ScheduleKind::Linear,
+///     base: 1e-3,
+///     least: 0.0,
+///     warmup: 100,
+///     cooldown: 0,
+///     total: 1100,
+///     batch: 10,
+/// };
+/// assert_eq!(schedule.lr(9), 1e-3, "the last step of the warm-up");
+/// assert_eq!(schedule.lr(60), 0.5e-3, "halfway to the end");
+/// assert_eq!(schedule.lr(110), 0.0);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     pub kind: ScheduleKind,

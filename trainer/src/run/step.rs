@@ -224,7 +224,7 @@ struct TowerPlan<'a> {
 
 impl<'a> TowerPlan<'a> {
     fn new(model: &Model, output: Output<'a>, checkpointing: bool) -> Self {
-        let depths = Depths::of(model.set().specs());
+        let depths = Depths::from_specs(model.set().specs());
         let learning = model.set().learning().filter(|(spec, _)| spec.part == output.part);
         let first = learning.map(|(spec, _)| depths.stage(spec)).min();
         Self { output, first, checkpointing }

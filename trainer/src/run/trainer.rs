@@ -141,8 +141,8 @@ impl Trainer {
         let outputs: Vec<&str> =
             model.family().outputs().iter().map(|output| output.name).collect();
         objective.check(model.config().family(), &outputs)?;
-        Depths::of(model.set().specs()).check(&train.lock)?;
-        let passes = Passes::of(model.set().specs(), &train.lock, &spec.lora);
+        Depths::from_specs(model.set().specs()).check(&train.lock)?;
+        let passes = Passes::from_specs(model.set().specs(), &train.lock, &spec.lora);
         let lock = lora::lock(&spec.lora, &train.lock);
         model.lock(&lock)?;
         model.adapt(&spec.lora, &lock, spec.seed)?;
@@ -227,7 +227,7 @@ impl Trainer {
     /// It shares the weights that LoRA does not change, so use it before the next step. Refuses a
     /// model that is not a dual encoder.
     pub fn encoder(&self) -> Result<Encoder, TrainerError> {
-        Encoder::of(Model::frozen(
+        Encoder::new(Model::frozen(
             self.model.config(),
             self.model.set().merged(self.model.parameters())?,
         )?)
@@ -236,7 +236,7 @@ impl Trainer {
     /// Returns an encoder with the moving average of the weights, if there is one.
     pub fn average_encoder(&self) -> Result<Option<Encoder>, TrainerError> {
         let Some(average) = &self.average else { return Ok(None) };
-        Encoder::of(Model::frozen(self.model.config(), self.model.set().merged(&average.values)?)?)
+        Encoder::new(Model::frozen(self.model.config(), self.model.set().merged(&average.values)?)?)
             .map(Some)
     }
 
@@ -282,7 +282,7 @@ impl Trainer {
 
     /// Returns an uploader of batches to this trainer's device.
     pub fn uploader(&self) -> Uploader {
-        Uploader::of(&self.model)
+        Uploader::new(&self.model)
     }
 
     /// Sets whether steps report the duration of each part.
@@ -430,8 +430,8 @@ impl Trainer {
         }
         if let Some(difference) = snapshot.config.training_differences(self.model.config()) {
             let message = format!(
-                "the run of this checkpoint trained differently: {difference}; start a new \
-                    run with another name"
+                "the run of this checkpoint trained differently: {difference}; start a new run \
+                 with another name"
             );
             return Err(TrainerError::weights(folder, message));
         }
@@ -443,7 +443,7 @@ impl Trainer {
         let base = self.base()?;
         if base != manifest.lora_base {
             let message = "LoRA was trained with different base weights; set model.weights to \
-                those that the run started from";
+                           those that the run started from";
             return Err(TrainerError::weights(folder, message));
         }
         // With LoRA a checkpoint has the sums, and the locked weights are already here.

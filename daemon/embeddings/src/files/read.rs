@@ -1,4 +1,4 @@
-//! Embeddings that some model made, read whole: what a dataset's pairs have in them is found by uid, or by key.
+//! Reads embedding files into memory and finds the rows of a dataset's pairs, by uid or by key.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -17,26 +17,26 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::table::rows_of;
 use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
 use crate::encode::Encoded;
-use crate::values::each_value;
+use crate::values::for_each_value;
 
-/// Columns by which rows are found, the first that there is.
+/// Columns that can name rows. The first one present is used.
 const NAMES: [&str; 4] = [column::UID, column::KEY, "image_path", "image_name"];
 
-/// Embeddings of pairs, rows of unit length.
+/// Embeddings of pairs, read from files. Rows have unit length.
 pub struct EmbeddingFiles {
     path: PathBuf,
     dimension: usize,
     /// The column that names rows.
     named_by: &'static str,
     rows: HashMap<String, usize>,
-    /// [N, D].
+    /// `[rows, dimension]`.
     images: Vec<f32>,
     texts: Vec<f32>,
 }
 
 impl EmbeddingFiles {
-    /// Whether a path is files of embeddings, and not a model.
-    pub fn are_at(path: &Path) -> bool {
+    /// Returns whether a path holds embedding files, and not a model.
+    pub fn exist_at(path: &Path) -> bool {
         if path.is_dir() {
             return path.join(IMAGES).is_dir()
                 || tables(path).is_ok_and(|tables| !tables.is_empty());
@@ -58,12 +58,12 @@ impl EmbeddingFiles {
         } else {
             let files = if path.is_dir() { tables(path)? } else { vec![path.to_owned()] };
             for file in files {
-                each_table(&file, &mut |table| read.table(table))
+                for_each_table(&file, &mut |table| read.table(table))
                     .with_context(|| file.display().to_string())?;
             }
         }
         if read.rows.is_empty() {
-            bail!("{}: there are no embeddings in it", path.display());
+            bail!("{}: holds no embeddings", path.display());
         }
         let Self { dimension, images, texts, .. } = &mut read;
         for (what, values) in [("image", images), ("caption", texts)] {
@@ -72,7 +72,8 @@ impl EmbeddingFiles {
                     values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
                 if !(length > 0.0 && length.is_finite()) {
                     bail!(
-                        "{}: the embedding of the {what} of row {row} has the length {length}: it has no direction",
+                        "{}: the {what} embedding of row {row} has length {length}, so it has no \
+                         direction",
                         path.display()
                     );
                 }
@@ -84,17 +85,17 @@ impl EmbeddingFiles {
         Ok(read)
     }
 
-    /// D.
+    /// Returns the length of an embedding.
     pub fn dimension(&self) -> usize {
         self.dimension
     }
 
-    /// What these files are too little for.
-    pub fn cannot<T>(&self, why: &str) -> anyhow::Result<T> {
+    /// Fails with the path and the reason why these files do not suffice.
+    pub fn insufficient<T>(&self, why: &str) -> anyhow::Result<T> {
         bail!("{} {why}", self.path.display())
     }
 
-    /// clip-retrieval's layout: each file of images with its texts and its metadata.
+    /// Reads clip-retrieval's layout: each image file with its text file and its metadata.
     fn arrays(&mut self) -> anyhow::Result<()> {
         let mut numbers: Vec<String> = names(&self.path.join(IMAGES))?
             .iter()
@@ -111,7 +112,7 @@ impl EmbeddingFiles {
             let (images, texts) = (images?, texts?);
             let metadata = self.path.join(METADATA).join(format!("metadata_{number}.parquet"));
             let mut found = Vec::new();
-            each_table(&metadata, &mut |table| {
+            for_each_table(&metadata, &mut |table| {
                 found.extend(self.names(table)?);
                 Ok(())
             })
@@ -123,7 +124,8 @@ impl EmbeddingFiles {
             ];
             if rows != [rows[0]; 3] || images.columns != texts.columns {
                 bail!(
-                    "{}, number {number}: {} rows of metadata, {} of images with {} numbers, {} of captions with {}: they do not belong together",
+                    "{}: the files of number {number} do not match: {} rows of metadata, {} image \
+                     embeddings of {} numbers, {} caption embeddings of {} numbers",
                     self.path.display(),
                     rows[0],
                     rows[1],
@@ -140,9 +142,11 @@ impl EmbeddingFiles {
     fn table(&mut self, table: &RecordBatch) -> anyhow::Result<()> {
         let of = |name: &str| {
             let column = table.column_by_name(name).with_context(|| {
-                let there: Vec<_> = table.schema().fields().iter().map(|field| field.name().clone()).collect();
+                let there: Vec<_> =
+                    table.schema().fields().iter().map(|field| field.name().clone()).collect();
                 format!(
-                    "no column {name}: a table of embeddings has {IMAGE}, {TEXT} and uid or key; there are {}",
+                    "no column {name}: a table of embeddings needs {IMAGE}, {TEXT}, and uid or \
+                     key; this one has {}",
                     there.join(", ")
                 )
             })?;
@@ -151,7 +155,8 @@ impl EmbeddingFiles {
         let (images, texts) = (of(IMAGE)?, of(TEXT)?);
         if images.0 != texts.0 {
             bail!(
-                "images have {} numbers and captions {}: they are not of one model",
+                "image embeddings have {} numbers and caption embeddings {}: they come from \
+                 different models",
                 images.0,
                 texts.0
             );
@@ -172,7 +177,7 @@ impl EmbeddingFiles {
         if self.rows.is_empty() {
             self.dimension = dimension;
         } else if self.dimension != dimension {
-            bail!("embeddings of {dimension} numbers behind ones of {}", self.dimension);
+            bail!("embeddings of {dimension} numbers follow embeddings of {}", self.dimension);
         }
         let first = self.images.len() / dimension.max(1);
         for (row, name) in (first..).zip(names) {
@@ -180,7 +185,7 @@ impl EmbeddingFiles {
                 Entry::Vacant(vacant) => vacant.insert(row),
                 Entry::Occupied(taken) => {
                     bail!(
-                        "two rows have the {} {:?}: give each pair's uid",
+                        "two rows have the {} {:?}: name rows by uid instead",
                         self.named_by,
                         taken.key()
                     )
@@ -192,21 +197,23 @@ impl EmbeddingFiles {
         Ok(())
     }
 
-    /// What rows are called.
+    /// Returns the names of a table's rows.
     fn names(&mut self, table: &RecordBatch) -> anyhow::Result<Vec<String>> {
         let found = NAMES.into_iter().find_map(|name| Some((name, table.column_by_name(name)?)));
         let (name, column) = found.with_context(|| {
-            format!("no column says which pair a row is of: {}", NAMES.join(", "))
+            format!("no column names the pair of each row: it needs one of {}", NAMES.join(", "))
         })?;
         if !self.named_by.is_empty() && self.named_by != name {
-            bail!("rows are named by {name} here and by {} before", self.named_by);
+            bail!("rows are named by {name} here, but by {} in the files before", self.named_by);
         }
         self.named_by = name;
         texts_of(column).with_context(|| name.to_owned())
     }
 
-    /// The embeddings of a selection's pairs, in its order. Those that have none are left out, which is said.
-    pub fn of(&self, dataset: &Path, selection: &Selection) -> anyhow::Result<Encoded> {
+    /// Returns the embeddings of a selection's pairs, in the selection's order.
+    ///
+    /// Pairs without embeddings are skipped with a warning.
+    pub fn select(&self, dataset: &Path, selection: &Selection) -> anyhow::Result<Encoded> {
         let mut found = self.rows_and_captions(dataset, selection)?;
         let mut encoded = Encoded::default();
         for uid in &selection.uids {
@@ -220,7 +227,7 @@ impl EmbeddingFiles {
         let missing = selection.uids.len() - encoded.uids.len();
         if encoded.uids.is_empty() {
             bail!(
-                "{}: none of its {} rows is of a pair of the selection, by the column {}",
+                "{}: none of its {} rows matches a pair of the selection by the column {}",
                 self.path.display(),
                 self.rows.len(),
                 self.named_by
@@ -228,7 +235,7 @@ impl EmbeddingFiles {
         }
         if missing > 0 {
             tracing::warn!(
-                "{}: {missing} of {} pairs have no embedding and are left out",
+                "{}: skipping {missing} of {} pairs, which have no embedding",
                 self.path.display(),
                 selection.len()
             );
@@ -236,7 +243,9 @@ impl EmbeddingFiles {
         Ok(encoded)
     }
 
-    /// The row and the caption of each of the selection's pairs that has both. A row is found by uid, or by key, or by source and key.
+    /// Finds the row and the caption of each pair in the selection that has both.
+    ///
+    /// A row is found by uid, by source and key, or by key alone.
     fn rows_and_captions(
         &self,
         dataset: &Path,
@@ -249,10 +258,10 @@ impl EmbeddingFiles {
         let mut twice = None;
         let of = |name: &str| format!("'{name}', arrow_cast({name}, 'Utf8')");
         let columns = [column::CAPTION, column::SOURCE, column::KEY].map(of).join(", ");
-        each_value(
+        for_each_value(
             dataset,
             &format!("named_struct({columns})"),
-            "captions and keys",
+            "reading captions and keys",
             |uid, values, row| {
                 let text = |place: usize| {
                     let column = values.as_struct().column(place).as_string::<i32>();
@@ -265,7 +274,7 @@ impl EmbeddingFiles {
                     whole().or_else(|| self.rows.get(text(2)?))
                 };
                 let Some(at) = at else { return };
-                // Also by a pair that nobody asked for: the row may be its.
+                // Also for pairs outside the selection, because the row may be theirs.
                 if !by_uid && !taken.insert(*at) {
                     twice = text(2).map(str::to_owned);
                 }
@@ -276,7 +285,7 @@ impl EmbeddingFiles {
         )?;
         match twice {
             Some(key) => bail!(
-                "{}: two pairs of the dataset have the key {key:?}: name rows by uid",
+                "{}: two pairs of the dataset have the key {key:?}: name rows by uid instead",
                 self.path.display()
             ),
             None => Ok(found),
@@ -284,7 +293,7 @@ impl EmbeddingFiles {
     }
 }
 
-/// Texts of a column; bytes of a uid as their digits.
+/// Returns the texts of a column. A uid in bytes becomes hexadecimal digits.
 fn texts_of(column: &ArrayRef) -> anyhow::Result<Vec<String>> {
     if let DataType::FixedSizeBinary(16) = column.data_type() {
         let bytes = column.as_fixed_size_binary();
@@ -297,7 +306,7 @@ fn texts_of(column: &ArrayRef) -> anyhow::Result<Vec<String>> {
     texts
         .iter()
         .enumerate()
-        .map(|(row, text)| Ok(text.with_context(|| format!("row {row} has none"))?.to_owned()))
+        .map(|(row, text)| Ok(text.with_context(|| format!("row {row} is null"))?.to_owned()))
         .collect()
 }
 
@@ -306,7 +315,7 @@ fn is_table(path: &Path) -> bool {
         .is_some_and(|ending| ending == "parquet" || ending == "arrow" || ending == "feather")
 }
 
-/// A folder's tables of pairs, in their order.
+/// Lists a folder's tables of pairs in order.
 fn tables(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = names(folder)?
         .iter()
@@ -329,7 +338,7 @@ fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
         .map_err(|error| SchemaError::io(folder)(error).into())
 }
 
-fn each_table(
+fn for_each_table(
     path: &Path,
     take: &mut dyn FnMut(&RecordBatch) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {

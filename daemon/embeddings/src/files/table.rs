@@ -1,5 +1,7 @@
-//! Pairs with their embeddings as an Arrow table: `uid` (hexadecimal), `caption`, `image_embedding` and `text_embedding` (lists of
-//! float32 of one length).
+//! Pairs with their embeddings as an Arrow table.
+//!
+//! Its columns are `uid` (hexadecimal), `caption`, `image_embedding` and `text_embedding` (lists of
+//! float32 of equal length).
 
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use diptych_schemas::{Uid, column};
 use super::{IMAGE, TEXT};
 use crate::encode::Encoded;
 
-/// Pairs as a table.
+/// Converts pairs to a table.
 pub fn pairs_table(encoded: &Encoded, dimension: usize) -> anyhow::Result<RecordBatch> {
     Ok(RecordBatch::try_from_iter([
         (
@@ -28,27 +30,30 @@ pub fn pairs_table(encoded: &Encoded, dimension: usize) -> anyhow::Result<Record
     ])?)
 }
 
-/// The same back.
+/// Converts a table back to pairs.
 pub fn pairs_of(table: &RecordBatch) -> anyhow::Result<Encoded> {
     let text = |name: &str| {
         table
             .column_by_name(name)
             .and_then(|column| column.as_string_opt::<i32>())
-            .context("a column")
+            .with_context(|| format!("no column {name} of texts"))
     };
     let uids = text(column::UID)?
         .iter()
-        .map(|uid| Ok(uid.context("a uid")?.parse()?))
+        .map(|uid| Ok(uid.context("a uid is null")?.parse()?))
         .collect::<anyhow::Result<Vec<Uid>>>()?;
     let captions = text(column::CAPTION)?
         .iter()
         .map(|caption| caption.unwrap_or_default().to_owned())
         .collect();
-    let rows = |name: &str| anyhow::Ok(rows_of(table.column_by_name(name).context("a column")?)?.1);
+    let rows = |name: &str| {
+        let column = table.column_by_name(name).with_context(|| format!("no column {name}"))?;
+        anyhow::Ok(rows_of(column)?.1)
+    };
     Ok(Encoded { uids, captions, images: rows(IMAGE)?, texts: rows(TEXT)?, skipped: Vec::new() })
 }
 
-/// Rows [N, D] as a column.
+/// Makes a column of lists from rows, `[rows, dimension]`.
 pub(super) fn lists(values: Vec<f32>, dimension: usize) -> anyhow::Result<ArrayRef> {
     let item = Arc::new(Field::new_list_field(DataType::Float32, false));
     Ok(Arc::new(FixedSizeListArray::try_new(
@@ -59,23 +64,25 @@ pub(super) fn lists(values: Vec<f32>, dimension: usize) -> anyhow::Result<ArrayR
     )?))
 }
 
-/// D and the rows [N, D] of a column of lists of floats, of any kind of list and of float.
+/// Reads a column of lists of floats, of any list and float type.
+///
+/// Returns the dimension and the rows, `[rows, dimension]`.
 pub(super) fn rows_of(column: &ArrayRef) -> anyhow::Result<(usize, Vec<f32>)> {
     let lists =
         cast(column, &DataType::List(Arc::new(Field::new_list_field(DataType::Float32, true))))
-            .with_context(|| format!("{} is no list of numbers", column.data_type()))?;
+            .with_context(|| format!("{} is not a list of numbers", column.data_type()))?;
     let lists = lists.as_list::<i32>();
     let dimension = if lists.is_empty() { 0 } else { lists.value_length(0) as usize };
     if let Some(row) = (0..lists.len())
         .find(|row| lists.is_null(*row) || lists.value_length(*row) as usize != dimension)
     {
-        bail!("row {row} has no embedding of {dimension} numbers, as the first one has");
+        bail!("row {row} does not hold {dimension} numbers, as the first row does");
     }
     let values = lists.values().as_primitive::<Float32Type>();
     let (first, length) = (lists.value_offsets()[0] as usize, lists.len() * dimension);
     let values = values.slice(first, length);
     if values.null_count() > 0 {
-        bail!("an embedding has a number that is missing");
+        bail!("an embedding contains a null");
     }
     Ok((dimension, values.values().to_vec()))
 }

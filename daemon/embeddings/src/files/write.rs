@@ -1,4 +1,6 @@
-//! Writes the embeddings of a store into a new folder. Numbers are those that the store has: half floats of unit length.
+//! Writes stored embeddings into a new folder.
+//!
+//! The numbers are the stored ones: half floats of unit length.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,19 +21,19 @@ use super::{IMAGE, IMAGES, METADATA, PAIRS, TEXT, TEXTS};
 use crate::nearest::Vectors;
 use crate::session::with_session;
 
-/// Rows of a file, as clip-retrieval's inference writes them.
+/// Rows per file, as in clip-retrieval's inference.
 const ROWS: usize = 1_000_000;
-/// Rows of a table that are written at once.
+/// Rows of a table written at once.
 const ROWS_AT_ONCE: usize = 16_384;
 
-/// What was written.
+/// Counts of what [`write`] wrote.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Written {
     pub rows: usize,
     pub files: usize,
 }
 
-/// Which embeddings, and how they are written.
+/// The embeddings to write and their format.
 pub struct Request<'a> {
     pub producer: ContentHash,
     pub dataset: &'a Path,
@@ -39,11 +41,12 @@ pub struct Request<'a> {
     pub format: EmbeddingFormat,
 }
 
-/// Writes the embeddings that a model made of these pairs into a new folder, whole or not at all. Pairs that have none, since their image
-/// cannot be decoded, are left out.
+/// Writes a model's embeddings of these pairs into a new folder, all or nothing.
+///
+/// Pairs without embeddings, because their image cannot be decoded, are skipped.
 pub fn write(store: &Store, request: &Request<'_>, folder: &Path) -> anyhow::Result<Written> {
     if folder.exists() {
-        bail!("{} is there already: embeddings go into a new folder", folder.display());
+        bail!("{} exists already: choose a new folder for the embeddings", folder.display());
     }
     let unfinished = durable::unfinished(folder);
     if unfinished.exists() {
@@ -56,7 +59,7 @@ pub fn write(store: &Store, request: &Request<'_>, folder: &Path) -> anyhow::Res
         fs::create_dir_all(&path).map_err(SchemaError::io(&path))?;
     }
     let mut written = Written::default();
-    // As many digits as the last one has: names in the order of their numbers.
+    // Padded to the last number's digits, so that names sort by number.
     let digits = request.uids.len().div_ceil(ROWS).max(1).to_string().len();
     for uids in request.uids.chunks(ROWS) {
         let number = format!("{:0digits$}", written.files);
@@ -98,11 +101,11 @@ fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> std::io:
     std::io::Error::other(error)
 }
 
-/// Rows of one file.
+/// The rows of one file.
 struct FileRows {
     images: Vectors,
     texts: Vectors,
-    /// Where each pair came from, as source and key.
+    /// Origin of each pair, as source and key.
     sources: Vec<String>,
     captions: Vec<String>,
 }
@@ -115,14 +118,15 @@ impl FileRows {
             Vectors::read_some(store, request.producer, Modality::Text, images.uids(), limit)?;
         if texts.uids() != images.uids() {
             bail!(
-                "the store has images of pairs whose captions it does not have: embed them again"
+                "the store lacks caption embeddings for some pairs that have image embeddings: run \
+                 `diptych embed` again"
             );
         }
-        let (sources, captions) = told(request.dataset, images.uids())?;
+        let (sources, captions) = origins_and_captions(request.dataset, images.uids())?;
         Ok(Self { images, texts, sources, captions })
     }
 
-    /// clip-retrieval's files. `image_path` is where a pair came from, as clip-retrieval shows it.
+    /// Writes clip-retrieval's files. `image_path` is a pair's origin, which clip-retrieval shows.
     fn arrays(&self, folder: &Path, number: &str) -> anyhow::Result<()> {
         npy(&folder.join(format!("{IMAGES}/img_emb_{number}.npy")), &self.images)?;
         npy(&folder.join(format!("{TEXTS}/text_emb_{number}.npy")), &self.texts)?;
@@ -149,7 +153,7 @@ impl FileRows {
             .try_for_each(|first| take(&self.table(first, ROWS_AT_ONCE.min(rows - first))?))
     }
 
-    /// Some rows, with the columns of [`super::table`] and `image_path`.
+    /// Returns some rows, with the columns of [`super::table`] and `image_path`.
     fn table(&self, first: usize, rows: usize) -> anyhow::Result<RecordBatch> {
         let values = |vectors: &Vectors| {
             let dimension = vectors.dimension();
@@ -183,14 +187,19 @@ fn npy(path: &Path, vectors: &Vectors) -> anyhow::Result<usize> {
     Ok(vectors.len())
 }
 
-/// Where each pair came from, and its caption.
-fn told(dataset: &Path, uids: &[Uid]) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+/// Reads the origin and the caption of each pair.
+fn origins_and_captions(
+    dataset: &Path,
+    uids: &[Uid],
+) -> anyhow::Result<(Vec<String>, Vec<String>)> {
     let places: HashMap<Uid, usize> = uids.iter().copied().zip(0..).collect();
     let (mut sources, mut captions) =
         (vec![String::new(); uids.len()], vec![String::new(); uids.len()]);
     with_session(Some(dataset), None, async |context| {
-        let of_meta = "SELECT uid, arrow_cast(concat(source, '/', key), 'Utf8'), arrow_cast(caption, 'Utf8') FROM meta";
-        let mut rows = query(&context, of_meta).await.context("what the embeddings are of")?;
+        let of_meta = "SELECT uid, arrow_cast(concat(source, '/', key), 'Utf8'), \
+                       arrow_cast(caption, 'Utf8') FROM meta";
+        let mut rows =
+            query(&context, of_meta).await.context("reading the pairs' origins and captions")?;
         while let Some(batch) = rows.next().await? {
             for row in 0..batch.num_rows() {
                 let uid = Uid::try_from(batch.column(0).as_fixed_size_binary().value(row))?;

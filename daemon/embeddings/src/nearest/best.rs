@@ -1,4 +1,4 @@
-//! The k best of many, in a heap of k: higher scores first, equal ones by place.
+//! The k best hits, in a heap: higher scores first, equal scores by place.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -14,7 +14,7 @@ pub struct Hit {
     pub uid: Uid,
 }
 
-/// What comes first is less.
+/// Orders hits from best to worst.
 impl Ord for Hit {
     fn cmp(&self, other: &Self) -> Ordering {
         other.score.total_cmp(&self.score).then(self.place.cmp(&other.place))
@@ -35,10 +35,10 @@ impl PartialEq for Hit {
 
 impl Eq for Hit {}
 
-/// The best of what it was given.
+/// The best hits seen so far.
 pub(super) struct Best {
     k: usize,
-    /// The worst on top.
+    /// The worst hit on top.
     heap: BinaryHeap<Hit>,
 }
 
@@ -47,7 +47,7 @@ impl Best {
         Self { k, heap: BinaryHeap::new() }
     }
 
-    /// A score below it is none of the best.
+    /// Returns the score below which a row cannot be among the best.
     pub(super) fn threshold(&self) -> f32 {
         match self.heap.peek() {
             _ if self.k == 0 => f32::INFINITY,
@@ -66,7 +66,7 @@ impl Best {
         }
     }
 
-    /// Takes in the scores of the rows from `first` on.
+    /// Adds the scores of the rows from `first` on.
     pub(super) fn extend(&mut self, scores: &[f32], uids: &[Uid], first: usize) {
         let mut threshold = self.threshold();
         for (index, (score, uid)) in scores.iter().zip(uids).enumerate() {
@@ -77,7 +77,7 @@ impl Best {
         }
     }
 
-    /// Best first.
+    /// Returns the hits, best first.
     pub(super) fn into_hits(self) -> Vec<Hit> {
         self.heap.into_sorted_vec()
     }

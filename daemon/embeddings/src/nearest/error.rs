@@ -1,33 +1,38 @@
-//! What can go wrong with a search. [`NearestError::Query`] is the asker's to mend, all else is ours or the machine's.
+//! Errors of a search.
+//!
+//! The caller can mend a [`NearestError::Query`]. Any other error is a fault of the program or the
+//! machine.
 
 use diptych_store::StoreError;
 use diptych_trainer::TrainerError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NearestError {
-    /// What was asked for.
+    /// A query that cannot be answered.
     #[error("{0}")]
     Query(String),
 
     #[error(
-        "{rows} embeddings of {dimension} dimensions take {} in memory, and the limit is {}. Search a smaller selection",
+        "{rows} embeddings of {dimension} dimensions need {} of memory, but the limit is {}; \
+         search a smaller selection",
         mebibytes(*bytes),
         mebibytes(*limit)
     )]
     Memory { rows: u64, dimension: usize, bytes: u64, limit: u64 },
 
     #[error(
-        "the query has {found} dimensions and the embeddings have {expected}: they are of different models"
+        "the query has {found} dimensions but the embeddings have {expected}: they come from \
+         different models"
     )]
     Dimension { expected: usize, found: usize },
 
     #[error(
-        "the model {model} has no embeddings of images in {state}: compute them with `diptych embed --model {model} --dataset \
-         FOLDER --selection FILE --state {state}`"
+        "the model {model} has no image embeddings in {state}: compute them with `diptych embed \
+         --model {model} --dataset FOLDER --selection FILE --state {state}`"
     )]
     NoEmbeddings { model: String, state: String },
 
-    #[error("the approximate index could not be built: {0}. Search exactly instead")]
+    #[error("the approximate index could not be built: {0}; use exact search instead")]
     Graph(String),
 
     #[error(transparent)]

@@ -1,7 +1,8 @@
-//! The k nearest by looking at every row: one query at the speed of memory, many as a matrix product.
+//! Exact search: scores every row, one query at memory speed, or many as a matrix product.
 //!
-//! Both give the same answers bit for bit: where a matrix product says that a row may be among the best, its score is computed
-//! as for one query. Products of libtorch differ in their last bits, by at most what a sum of D numbers can lose twice.
+//! Both ways give the same answers, bit for bit. If a matrix product suggests that a row is among
+//! the best, the row is scored again as for a single query. libtorch's products differ in their
+//! last bits, by at most twice the rounding error of a sum of D numbers.
 
 use std::num::NonZeroUsize;
 use std::thread;
@@ -15,21 +16,21 @@ use super::vectors::Vectors;
 
 /// Rows whose scores are in memory at once.
 const BLOCK: usize = 4096;
-/// Rows of a matrix product: with 256 queries, 16 MiB of scores.
+/// Rows of a matrix product. With 256 queries, its scores take 16 MiB.
 const TILE: usize = 16_384;
-/// Queries from which a matrix product is taken. It reads 16-bit rows, writes them as f32 and reads those again, which is paid for
-/// by a few queries.
+/// Queries from which a matrix product is faster. It reads 16-bit rows, writes them as f32 and
+/// reads those again, which pays off from a few queries on.
 pub const BATCH: usize = 8;
 /// Rows below which a second thread costs more than it saves.
 const ALONE: usize = 16_384;
-/// Scores that are passed over at once, where none of them can be among the best.
+/// Scores that are skipped together, if none of them can be among the best.
 const GLANCE: usize = 64;
 
 fn threads_for(rows: usize) -> usize {
     if rows < ALONE { 1 } else { thread::available_parallelism().map_or(1, NonZeroUsize::get) }
 }
 
-/// The k rows that are nearest to a query [stride], best first, equal ones by place.
+/// Finds the k rows nearest to a query, `[stride]`. Best first, equal scores by place.
 pub fn nearest(vectors: &Vectors, query: &[f32], k: usize) -> Vec<Hit> {
     let rows = vectors.len();
     let part = rows.div_ceil(threads_for(rows)).max(1);
@@ -62,7 +63,7 @@ pub fn nearest(vectors: &Vectors, query: &[f32], k: usize) -> Vec<Hit> {
     all.into_hits()
 }
 
-/// The same for many queries, each [stride].
+/// Finds the k nearest rows of each of many queries, each `[stride]`.
 pub fn nearest_of_batch(
     vectors: &Vectors,
     queries: &[Vec<f32>],
@@ -77,7 +78,7 @@ pub fn nearest_of_batch(
     let share = queries.len().div_ceil(threads_for(vectors.len())).max(1);
     for first in (0..vectors.len()).step_by(TILE) {
         let count = TILE.min(vectors.len() - first);
-        let scores = products.with(&vectors.values()[first * stride..][..count * stride])?;
+        let scores = products.multiply(&vectors.values()[first * stride..][..count * stride])?;
         thread::scope(|scope| {
             let parts =
                 queries.chunks(share).zip(best.chunks_mut(share)).zip(scores.chunks(share * count));
@@ -95,7 +96,7 @@ pub fn nearest_of_batch(
     Ok(best.into_iter().map(Best::into_hits).collect())
 }
 
-/// Takes in those of a tile's rows that may be among the best.
+/// Adds the rows of a tile that may be among the best.
 fn pick(
     vectors: &Vectors,
     query: &[f32],
@@ -106,7 +107,7 @@ fn pick(
 ) {
     let mut least = best.threshold() - slack;
     for (part, glance) in scores.chunks(GLANCE).enumerate() {
-        // All of them are compared, which takes fewer instructions than stopping at the first.
+        // Comparing all of them takes fewer instructions than stopping at the first.
         if glance.iter().filter(|score| **score >= least).count() == 0 {
             continue;
         }
@@ -122,13 +123,15 @@ fn pick(
     }
 }
 
-/// How far two ways of summing a score can be apart: each is within D·u / (1 − D·u) · |a| |b| of the true one (Higham 2002,
-/// section 3.1), u = 2^-24. None where nothing can be said.
+/// Returns how far apart two ways of summing a score can be, or `None` if that is unbounded.
+///
+/// Each is within D·u / (1 − D·u) · |a| |b| of the true score, with u = 2^-24 (Higham 2002, section
+/// 3.1).
 fn slack(vectors: &Vectors, queries: &[Vec<f32>]) -> Option<f32> {
     let length = |query: &Vec<f32>| query.iter().map(|value| value * value).sum::<f32>().sqrt();
     let longest = queries.iter().map(length).fold(0.0, f32::max) * vectors.longest();
     let lost = kernel::stride(vectors.dimension()) as f32 / (1 << 24) as f32;
-    // A tenth more, since the lengths are rounded too.
+    // A tenth more, because the lengths are rounded too.
     let slack = 2.2 * lost / (1.0 - lost) * longest;
     slack.is_finite().then_some(slack)
 }

@@ -1,7 +1,9 @@
-//! The approximate index, for who asks for it: HNSW (Malkov and Yashunin, 2016) by the crate hnsw_rs, in memory alone.
+//! The optional approximate index: HNSW (Malkov and Yashunin, 2016) by the crate hnsw_rs, in
+//! memory.
 //!
-//! It holds vectors of its own, so it takes as much memory again as the exact search and its links; what it finds is scored as
-//! the exact search scores. It is not kept on the disk: a graph is as old as the process that built it, so none is damaged.
+//! It copies the vectors, so it takes as much memory as the exact search and its links on top. Its
+//! hits are scored as in the exact search. It is never stored: a graph lives as long as its
+//! process, so none on disk can be damaged.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,15 +18,15 @@ use super::best::{Best, Hit};
 use super::kernel;
 use super::vectors::Vectors;
 
-/// Layers at most: hnsw_rs has no more.
+/// Most layers that hnsw_rs supports.
 const LAYERS: usize = 16;
 
-/// How a graph is built: more of either finds more and takes longer.
+/// How to build a graph. Larger values find more and take longer.
 #[derive(Clone, Copy, Debug)]
 pub struct GraphSpec {
-    /// M: links of a row in a layer, twice as many in the lowest.
+    /// M: links per row and layer. The lowest layer has twice as many.
     pub links: usize,
-    /// ef_construction: candidates for links that are looked at. hnsw_rs wants more than 2·M.
+    /// ef_construction: candidates considered for links. hnsw_rs needs more than 2·M.
     pub candidates: usize,
 }
 
@@ -34,7 +36,7 @@ impl Default for GraphSpec {
     }
 }
 
-/// 1 − cosine of rows of unit length, never below 0 (hnsw_rs insists).
+/// 1 − cosine of rows of unit length. Never below 0, which hnsw_rs asserts.
 struct FromCosine;
 
 impl Distance<f16> for FromCosine {
@@ -43,10 +45,10 @@ impl Distance<f16> for FromCosine {
     }
 }
 
-/// Rows with links to near ones.
+/// Rows with links to their neighbours.
 pub struct Graph {
     hnsw: Hnsw<'static, f16, FromCosine>,
-    /// Rows that are in it.
+    /// Rows in the graph.
     rows: usize,
 }
 
@@ -55,7 +57,8 @@ impl Graph {
         let GraphSpec { links, candidates } = spec;
         if !(2..=128).contains(&links) || candidates <= 2 * links {
             return Err(NearestError::Query(format!(
-                "an index wants 2 to 128 links a row and more than twice as many candidates, got {links} and {candidates}"
+                "an index needs 2 to 128 links per row and more than twice as many candidates, got \
+                 {links} and {candidates}"
             )));
         }
         let hnsw = Hnsw::new(links, vectors.len().max(1), LAYERS, candidates, FromCosine);
@@ -64,11 +67,11 @@ impl Graph {
         Ok(graph)
     }
 
-    /// Takes in the rows that came since, on all cores.
+    /// Inserts the rows appended since the last call, on all cores.
     pub fn grow(&mut self, vectors: &Vectors) -> Result<(), NearestError> {
         let insert = |place: usize| self.hnsw.insert_slice((vectors.row(place), place));
         let build = || {
-            // A graph's first row must be in it before two threads look for a place to begin.
+            // The first row must be in the graph before two threads look for an entry point.
             if self.rows == 0 && vectors.len() > 0 {
                 insert(0);
             }
@@ -87,14 +90,14 @@ impl Graph {
                 }
             });
         };
-        // hnsw_rs asserts what it expects of distances.
+        // hnsw_rs asserts its assumptions about distances.
         catch_unwind(AssertUnwindSafe(build))
-            .map_err(|_| NearestError::Graph("hnsw_rs gave up".into()))?;
+            .map_err(|_| NearestError::Graph("hnsw_rs failed".into()))?;
         self.rows = vectors.len();
         Ok(())
     }
 
-    /// About the k nearest of those that are in it; `width` (ef) candidates are looked at.
+    /// Finds roughly the k nearest rows of the graph, considering `width` (ef) candidates.
     pub fn nearest(
         &self,
         vectors: &Vectors,
@@ -107,7 +110,7 @@ impl Graph {
         let search =
             || if k == 0 { Vec::new() } else { self.hnsw.search(&narrow, k, width.max(k)) };
         let found = catch_unwind(AssertUnwindSafe(search))
-            .map_err(|_| NearestError::Graph("hnsw_rs gave up".into()))?;
+            .map_err(|_| NearestError::Graph("hnsw_rs failed".into()))?;
         let mut best = Best::new(k);
         for neighbour in found {
             let place = neighbour.d_id;

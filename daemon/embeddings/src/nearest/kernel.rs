@@ -1,30 +1,31 @@
-//! Scores of 16-bit rows: products rounded to f32 and summed in f32, in 32 lanes that are added pairwise at the end.
+//! Scores of 16-bit rows. Products are rounded to f32 and summed in 32 lanes, which are added
+//! pairwise at the end.
 //!
-//! The same bits on every processor: AVX2 with F16C only makes it faster, so products and sums are never fused. Rows and
-//! queries are padded with zeros to whole lanes, which changes no sum.
+//! Every processor computes the same bits. AVX2 with F16C is only faster, so products and sums are
+//! never fused. Rows and queries are padded with zeros to whole lanes, which changes no sum.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 /// Partial sums of a score.
 const LANES: usize = 32;
-/// Places of a block that are read in turns, since a row is too short for the processor to fetch ahead of it: 8 take a quarter
-/// less time than 1.
+/// Positions of a block that are read in turn. A row is too short for the processor's prefetching:
+/// 8 streams take a quarter less time than 1.
 const STREAMS: usize = 8;
 
-/// What a row takes in memory: D rounded up to whole lanes.
+/// Returns the length of a row in memory: the dimension rounded up to whole lanes.
 pub(super) fn stride(dimension: usize) -> usize {
     dimension.next_multiple_of(LANES)
 }
 
-/// A row with the zeros behind it.
+/// Returns a row with its padding.
 pub fn padded(row: &[f32]) -> Vec<f32> {
     let mut padded = row.to_vec();
     padded.resize(stride(row.len()), 0.0);
     padded
 }
 
-/// Appends rows [N, D] with their zeros.
+/// Appends rows, `[rows, dimension]`, with their padding.
 pub(super) fn append_padded(rows: &[f16], dimension: usize, to: &mut Vec<f16>) {
     let stride = stride(dimension);
     if stride == dimension {
@@ -37,7 +38,7 @@ pub(super) fn append_padded(rows: &[f16], dimension: usize, to: &mut Vec<f16>) {
     }
 }
 
-/// Scores rows [N, stride] with a query [stride] → `scores` [N].
+/// Scores rows, `[rows, stride]`, against a query, `[stride]`, into `scores`, `[rows]`.
 pub(super) fn score(rows: &[f16], query: &[f32], scores: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if let Some(avx2) = fearless_simd::Level::new().as_avx2() {
@@ -46,7 +47,7 @@ pub(super) fn score(rows: &[f16], query: &[f32], scores: &mut [f32]) {
     score_portable(rows, query, scores);
 }
 
-/// The score of two 16-bit rows.
+/// Returns the score of two 16-bit rows.
 pub(super) fn score_pair(a: &[f16], b: &[f16]) -> f32 {
     #[cfg(target_arch = "x86_64")]
     if let Some(avx2) = fearless_simd::Level::new().as_avx2() {
@@ -74,7 +75,7 @@ fn score_portable(rows: &[f16], query: &[f32], scores: &mut [f32]) {
     }
 }
 
-/// The upper half added to the lower one.
+/// Adds the upper half to the lower one.
 #[inline]
 fn halved<const N: usize, const HALF: usize>(sums: [f32; N]) -> [f32; HALF] {
     std::array::from_fn(|lane| sums[lane] + sums[lane + HALF])
@@ -152,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// Lane by lane, as the module's header says it.
+    /// Sums lane by lane, as the module describes.
     fn by_hand(row: &[f16], query: &[f32]) -> f32 {
         let mut sums = [0.0_f32; LANES];
         for (place, (x, y)) in row.iter().zip(query).enumerate() {
@@ -178,9 +179,13 @@ mod tests {
             seed in any::<u64>(),
         ) {
             let mut random = diptych_pipeline::Random::new(seed);
-            let query: Vec<f32> = (0..dimension).map(|_| random.uniform(-1.0, 1.0) as f32).collect();
-            // Small ones are subnormal in 16 bits.
-            let mut value = || f16::from_f64(random.uniform(-1.0, 1.0) * if random.below(4) == 0 { 1e-6 } else { 1.0 });
+            let query: Vec<f32> =
+                (0..dimension).map(|_| random.uniform(-1.0, 1.0) as f32).collect();
+            // The small ones are subnormal in 16 bits.
+            let mut value = || {
+                let scale = if random.below(4) == 0 { 1e-6 } else { 1.0 };
+                f16::from_f64(random.uniform(-1.0, 1.0) * scale)
+            };
             let plain: Vec<f16> = (0..rows * dimension).map(|_| value()).collect();
             let mut stored = Vec::new();
             append_padded(&plain, dimension, &mut stored);
@@ -192,7 +197,8 @@ mod tests {
                 prop_assert_eq!(fast[place].to_bits(), expected);
                 prop_assert_eq!(portable[place].to_bits(), expected);
             }
-            let (a, b) = (&stored[..stride(dimension)], &stored[stored.len() - stride(dimension)..]);
+            let row = stride(dimension);
+            let (a, b) = (&stored[..row], &stored[stored.len() - row..]);
             let wide: Vec<f32> = b.iter().map(|x| x.to_f32()).collect();
             prop_assert_eq!(score_pair(a, b).to_bits(), by_hand(a, &wide).to_bits());
         }

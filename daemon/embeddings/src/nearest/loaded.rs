@@ -1,4 +1,4 @@
-//! Models that stay loaded between questions, with the hash by which the store knows their embeddings.
+//! Models that stay loaded between queries, with the hash that identifies their stored embeddings.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,54 +8,56 @@ use diptych_schemas::{ContentHash, ModelRef};
 
 use crate::models::{self, Model};
 
-/// Models that are kept; of more, the one that was not asked for longest goes.
-const KEPT: usize = 2;
+/// Loaded models at most. The least recently used one is dropped.
+const CAPACITY: usize = 2;
 
-/// A model that several threads may use, one at a time.
-pub struct Loaded {
+/// A model that several threads share, one at a time.
+pub struct SharedModel {
     model: Mutex<Model>,
     producer: ContentHash,
 }
 
-impl Loaded {
+impl SharedModel {
     pub fn new(model: Model) -> anyhow::Result<Self> {
         let producer = model.encoder.hash()?;
         Ok(Self { model: Mutex::new(model), producer })
     }
 
-    /// Names its embeddings.
+    /// Returns the hash that identifies the model's embeddings.
     pub fn producer(&self) -> ContentHash {
         self.producer
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Model> {
-        // Encoding changes nothing in it, so a panic leaves nothing half-done.
+        // Encoding changes nothing in the model, so a panic leaves nothing half-done.
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-struct LoadedModel {
+struct CachedModel {
     path: PathBuf,
-    loaded: Arc<Loaded>,
+    loaded: Arc<SharedModel>,
 }
 
-/// The last models that were asked for, newest last. Clones share them.
+/// The most recently used models, newest last. Clones share them.
 #[derive(Clone, Default)]
 pub struct Models {
-    kept: Arc<Mutex<Vec<LoadedModel>>>,
-    /// Whether folders and files anywhere may be named, and not only runs of the state folder.
+    kept: Arc<Mutex<Vec<CachedModel>>>,
+    /// Whether a name may be any path, and not only a run of the state folder.
     anywhere: bool,
 }
 
 impl Models {
-    /// For who may name any path.
+    /// Returns a cache that loads models from any path.
     pub fn anywhere() -> Self {
         Self { anywhere: true, ..Self::default() }
     }
 
-    /// The model that a name means now, of a state folder: a run's newest checkpoint is another one later. It blocks, for
-    /// seconds where weights are read. On the CPU: one text is encoded sooner than a GPU is woken up.
-    pub fn get(&self, name: &str, state: &Path) -> anyhow::Result<Arc<Loaded>> {
+    /// Returns the model that a name means now in a state folder.
+    ///
+    /// A run's newest checkpoint changes over time. The call blocks for seconds if it reads
+    /// weights. The model runs on the CPU, which encodes one text sooner than a GPU is initialized.
+    pub fn get(&self, name: &str, state: &Path) -> anyhow::Result<Arc<SharedModel>> {
         let (name, state) = (name.to_owned(), state.to_owned());
         let named =
             ModelRef { name, config: None, ema: false, state, device: "cpu".into(), threads: 0 };
@@ -65,20 +67,20 @@ impl Models {
         models::read_resolved(resolve, |path| self.load(path, &named))
     }
 
-    fn load(&self, path: &Path, named: &ModelRef) -> anyhow::Result<Arc<Loaded>> {
+    fn load(&self, path: &Path, named: &ModelRef) -> anyhow::Result<Arc<SharedModel>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let known =
             kept.iter().position(|kept| kept.path == path).map(|place| kept.remove(place).loaded);
         let load = || {
             let name = path
                 .to_str()
-                .with_context(|| format!("{} is no UTF-8", path.display()))?
+                .with_context(|| format!("{} is not valid UTF-8", path.display()))?
                 .to_owned();
-            Loaded::new(models::load(&ModelRef { name, ..named.clone() })?).map(Arc::new)
+            SharedModel::new(models::load(&ModelRef { name, ..named.clone() })?).map(Arc::new)
         };
         let loaded = known.map_or_else(load, Ok)?;
-        kept.push(LoadedModel { path: path.to_owned(), loaded: Arc::clone(&loaded) });
-        if kept.len() > KEPT {
+        kept.push(CachedModel { path: path.to_owned(), loaded: Arc::clone(&loaded) });
+        if kept.len() > CAPACITY {
             kept.remove(0);
         }
         Ok(loaded)

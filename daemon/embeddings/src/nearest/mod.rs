@@ -1,10 +1,12 @@
-//! Nearest neighbours among stored embeddings of images: by text, by image, by uid, by sums of them.
+//! Nearest neighbours among stored image embeddings, of a text, an image, a uid, or a sum of them.
 //!
-//! [`Searcher::open`] reads a producer's embeddings into memory (2·D + 16 bytes a row, within a limit), [`Searcher::nearest`]
-//! asks, [`Searcher::refresh`] takes in what was embedded since. Answers are exact and do not depend on threads, processor or
-//! how many queries are asked at once, unless the approximate index is asked for. `sql` has the same as a table function.
-//! All of it blocks and computes: call it where blocking is allowed, never on tokio's workers.
-//! On a GPU nothing is searched yet: the matrix product is libtorch's on the CPU.
+//! [`Searcher::open`] reads a producer's embeddings into memory (2·D + 16 bytes per row, within a
+//! limit). [`Searcher::nearest`] answers queries. [`Searcher::refresh`] adds the embeddings stored
+//! since.
+//!
+//! Answers are exact unless the approximate index is requested. They do not depend on threads, the
+//! processor, or the number of queries at once. `sql` offers the search as a table function. Every
+//! call blocks and computes, so never make one on a tokio worker. Searches run on the CPU only.
 
 mod best;
 mod error;
@@ -27,49 +29,49 @@ pub use error::NearestError;
 pub use exact::{BATCH, nearest, nearest_of_batch};
 pub use graph::{Graph, GraphSpec};
 pub use kernel::padded;
-pub use loaded::{Loaded, Models};
+pub use loaded::{Models, SharedModel};
 pub use query::{Query, QueryTerm};
 pub use sql::{NearestRead, PlanNearest, plan_of, register};
 pub use vectors::Vectors;
 
 use diptych_store::{Modality, Store, StoreError};
 
-/// An image that was found.
+/// An image that a search found.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Found {
+pub struct Neighbour {
     pub uid: Uid,
     /// Cosine.
     pub score: f32,
 }
 
-/// How to search.
+/// Options of a search.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SearchOptions {
-    /// Leaves out what is at least so near (cosine) to something better.
+    /// Drops a result whose cosine with a better result is at least this.
     pub distinct: Option<f32>,
-    /// Asks the approximate index, which looks at so many candidates. Exact where there is none.
+    /// Uses the approximate index, if there is one, and considers this many candidates.
     pub width: Option<usize>,
 }
 
-/// The embeddings of one model's images, and the model. Any number of threads may ask at once.
+/// The image embeddings of one model, and the model. Any number of threads may search at once.
 pub struct Searcher {
     store: Store,
-    loaded: Arc<Loaded>,
+    loaded: Arc<SharedModel>,
     vectors: Vectors,
     graph: Option<(Graph, GraphSpec)>,
 }
 
 impl Searcher {
-    /// All images that the model has embedded, in at most `limit` bytes.
-    pub fn open(store: &Store, loaded: Arc<Loaded>, limit: u64) -> Result<Self, NearestError> {
+    /// Reads all image embeddings of the model, in at most `limit` bytes.
+    pub fn open(store: &Store, loaded: Arc<SharedModel>, limit: u64) -> Result<Self, NearestError> {
         let vectors = Vectors::read(store, loaded.producer(), Modality::Image, limit);
         Self::over(store, loaded, vectors)
     }
 
-    /// Those of these pairs; equal scores in their order.
+    /// Reads the image embeddings of these pairs. Equal scores come in the order of `uids`.
     pub fn open_some(
         store: &Store,
-        loaded: Arc<Loaded>,
+        loaded: Arc<SharedModel>,
         uids: &[Uid],
         limit: u64,
     ) -> Result<Self, NearestError> {
@@ -79,7 +81,7 @@ impl Searcher {
 
     fn over(
         store: &Store,
-        loaded: Arc<Loaded>,
+        loaded: Arc<SharedModel>,
         vectors: Result<Vectors, NearestError>,
     ) -> Result<Self, NearestError> {
         let vectors = vectors.map_err(|error| match error {
@@ -92,7 +94,7 @@ impl Searcher {
         Ok(Self { store: store.clone(), loaded, vectors, graph: None })
     }
 
-    /// Takes in what was embedded since, into the index too. Returns how many embeddings there are now.
+    /// Adds the embeddings stored since, also to the index. Returns the number of embeddings.
     pub fn refresh(&mut self) -> Result<usize, NearestError> {
         let same = self.vectors.refresh(&self.store)?;
         match &mut self.graph {
@@ -103,19 +105,20 @@ impl Searcher {
         Ok(self.vectors.len())
     }
 
-    /// Builds the approximate index: as much memory again and more, and minutes for each million.
+    /// Builds the approximate index. This takes as much memory again and more, and minutes per
+    /// million rows.
     pub fn build_graph(&mut self, spec: GraphSpec) -> Result<(), NearestError> {
         let graph = self.graph_of(spec)?;
         self.take_graph(graph, spec);
         Ok(())
     }
 
-    /// The same in two parts, so that others may ask while it is built.
+    /// Builds a graph for [`Self::take_graph`], so that searches can go on meanwhile.
     pub fn graph_of(&self, spec: GraphSpec) -> Result<Graph, NearestError> {
         Graph::build(&self.vectors, spec)
     }
 
-    /// Takes a graph of these vectors over.
+    /// Installs a graph built from these vectors.
     pub fn take_graph(&mut self, graph: Graph, spec: GraphSpec) {
         self.graph = Some((graph, spec));
     }
@@ -124,24 +127,24 @@ impl Searcher {
         self.graph.is_some()
     }
 
-    /// Embeddings that are searched.
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks whether there is none")]
+    /// Number of embeddings.
+    #[expect(clippy::len_without_is_empty, reason = "no caller needs is_empty")]
     pub fn len(&self) -> usize {
         self.vectors.len()
     }
 
-    /// The k nearest to each query, best first.
+    /// Finds the k nearest images of each query, best first.
     pub fn nearest(
         &self,
         queries: &[Query],
         k: usize,
         options: SearchOptions,
-    ) -> Result<Vec<Vec<Found>>, NearestError> {
+    ) -> Result<Vec<Vec<Neighbour>>, NearestError> {
         if let Some(threshold) = options.distinct
             && !(-1.0..=1.0).contains(&threshold)
         {
             return Err(NearestError::Query(format!(
-                "results are told apart by a cosine, from -1 to 1, not by {threshold}"
+                "distinct is a cosine from -1 to 1, got {threshold}"
             )));
         }
         let vectors = query::encode(&self.loaded, &self.vectors, queries)?;
@@ -149,7 +152,7 @@ impl Searcher {
         let named: Vec<&[usize]> = vectors.iter().map(|vector| vector.named.as_slice()).collect();
         let k = k.min(self.vectors.len());
         let mut ask = if options.distinct.is_some() { 4 * k } else { k };
-        let mut answers: Vec<Vec<Found>> = vec![Vec::new(); queries.len()];
+        let mut answers: Vec<Vec<Neighbour>> = vec![Vec::new(); queries.len()];
         let mut open: Vec<usize> = (0..queries.len()).collect();
         while !open.is_empty() {
             let now: Vec<Vec<f32>> = open.iter().map(|query| values[*query].clone()).collect();
@@ -168,7 +171,7 @@ impl Searcher {
                 };
                 hits.truncate(k);
                 answers[query] =
-                    hits.iter().map(|hit| Found { uid: hit.uid, score: hit.score }).collect();
+                    hits.iter().map(|hit| Neighbour { uid: hit.uid, score: hit.score }).collect();
                 if !enough && !all {
                     left.push(query);
                 }
@@ -194,7 +197,7 @@ impl Searcher {
         }
     }
 
-    /// Of each group of images that are alike, the best one; at most k.
+    /// Keeps the best of each group of similar images, at most k.
     fn distinct(&self, hits: Vec<Hit>, k: usize, threshold: f32) -> Vec<Hit> {
         let mut kept: Vec<Hit> = Vec::new();
         for hit in hits {

@@ -1,26 +1,27 @@
-//! What is searched for: a text, an image, a pair by its uid, or a sum of them. Each part is a vector of unit length with a
-//! weight, and the sum is brought to unit length again.
+//! Queries: a text, an image, a pair's uid, or a sum of them.
+//!
+//! Each part is a vector of unit length with a weight. The sum is normalized to unit length.
 
 use diptych_schemas::Uid;
 
 use super::NearestError;
-use super::loaded::Loaded;
+use super::loaded::SharedModel;
 use super::vectors::Vectors;
 
-/// Below it, parts have cancelled each other out.
+/// Length below which the parts have cancelled each other out.
 const SHORTEST: f32 = 1e-3;
 
-/// One thing to search for.
+/// One part of a query.
 #[derive(Clone, Debug)]
 pub enum QueryTerm {
     Text(String),
     /// The bytes of an image file.
     Image(Vec<u8>),
-    /// The image of a pair among those that are searched. The pair itself is not in the answer.
+    /// The image of a searched pair. The pair itself is not among the results.
     Uid(Uid),
 }
 
-/// A weighted sum; a part that counts against is one with a weight below 0.
+/// A weighted sum. A negative weight counts against a part.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     pub parts: Vec<(f32, QueryTerm)>,
@@ -34,15 +35,15 @@ impl From<QueryTerm> for Query {
 
 /// A query as numbers.
 pub(super) struct Vector {
-    /// [D], of unit length.
+    /// `[dimension]`, of unit length.
     pub(super) values: Vec<f32>,
     /// Rows that the query names itself.
     pub(super) named: Vec<usize>,
 }
 
-/// Encodes queries: all of their texts at once.
+/// Encodes queries, with all of their texts at once.
 pub(super) fn encode(
-    loaded: &Loaded,
+    loaded: &SharedModel,
     vectors: &Vectors,
     queries: &[Query],
 ) -> Result<Vec<Vector>, NearestError> {
@@ -53,11 +54,11 @@ pub(super) fn encode(
         });
     let encoded = loaded.lock().encode_texts(&texts.collect::<Vec<_>>())?;
     let mut encoded = encoded.chunks_exact(vectors.dimension());
-    queries.iter().map(|query| of_query(loaded, vectors, query, &mut encoded)).collect()
+    queries.iter().map(|query| encode_query(loaded, vectors, query, &mut encoded)).collect()
 }
 
-fn of_query<'a>(
-    loaded: &Loaded,
+fn encode_query<'a>(
+    loaded: &SharedModel,
     vectors: &Vectors,
     query: &Query,
     texts: &mut impl Iterator<Item = &'a [f32]>,
@@ -66,7 +67,9 @@ fn of_query<'a>(
     let mut parts = Vec::new();
     for (weight, sought) in &query.parts {
         if !weight.is_finite() {
-            return Err(NearestError::Query(format!("a part of a query has the weight {weight}")));
+            return Err(NearestError::Query(format!(
+                "a part of the query has the weight {weight}: it must be finite"
+            )));
         }
         let part = match sought {
             QueryTerm::Text(_) => texts.next().unwrap_or_default().to_vec(),
@@ -74,7 +77,8 @@ fn of_query<'a>(
             QueryTerm::Uid(uid) => {
                 let place = vectors.place_of(*uid).ok_or_else(|| {
                     NearestError::Query(format!(
-                        "pair {uid} is not among the {} embeddings that are searched",
+                        "pair {uid} is not among the {} searched embeddings: check the dataset \
+                         and the selection, or embed the pair with `diptych embed`",
                         vectors.len()
                     ))
                 })?;
@@ -94,13 +98,13 @@ fn of_query<'a>(
 fn sum(dimension: usize, parts: Vec<(f32, Vec<f32>)>) -> Result<Vec<f32>, NearestError> {
     if parts.is_empty() {
         return Err(NearestError::Query(
-            "nothing to search for: name a text, an image or a uid".into(),
+            "nothing to search for: give a text, an image or a uid".into(),
         ));
     }
     if let Some((_, part)) = parts.iter().find(|(_, part)| part.len() != dimension) {
         return Err(NearestError::Dimension { expected: dimension, found: part.len() });
     }
-    // One thing alone is what the encoder made of it, to the last bit.
+    // A single part stays exactly as the encoder made it.
     if let [(1.0, one)] = parts.as_slice() {
         return Ok(one.clone());
     }
@@ -108,14 +112,11 @@ fn sum(dimension: usize, parts: Vec<(f32, Vec<f32>)>) -> Result<Vec<f32>, Neares
     for (weight, part) in parts {
         sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += weight * value);
     }
-    unit(sum).ok_or_else(|| {
-        NearestError::Query(
-            "the parts of the query cancel each other out: nothing is left to search for".into(),
-        )
-    })
+    unit(sum)
+        .ok_or_else(|| NearestError::Query("the parts of the query cancel each other out".into()))
 }
 
-/// The vector with length 1; none of one that has nearly no length.
+/// Normalizes a vector to length 1. Returns `None` if it has almost no length.
 pub(super) fn unit(mut values: Vec<f32>) -> Option<Vec<f32>> {
     let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
     if !length.is_finite() || length < SHORTEST {
@@ -127,7 +128,7 @@ pub(super) fn unit(mut values: Vec<f32>) -> Option<Vec<f32>> {
     Some(values)
 }
 
-fn encode_image(loaded: &Loaded, bytes: &[u8]) -> Result<Vec<f32>, NearestError> {
+fn encode_image(loaded: &SharedModel, bytes: &[u8]) -> Result<Vec<f32>, NearestError> {
     let model = loaded.lock();
     let unreadable = |error| NearestError::Query(format!("the image cannot be decoded: {error}"));
     let pixels = model.pixels(bytes).map_err(unreadable)?;

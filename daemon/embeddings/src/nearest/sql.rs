@@ -1,8 +1,9 @@
-//! `nearest(model, query [, k])` in SQL: a table of uid and score.
+//! The SQL table function `nearest(model, query [, k])`: a table of uid and score.
 //!
-//! Without k it has every image, so that what a query filters and joins comes before its ORDER BY and LIMIT; with k it has the
-//! k best of all. Embeddings are read from the store while they are scored, so memory does not grow with them; the model is
-//! read when the first row is wanted, on a thread made for blocking.
+//! Without k it returns every image, so that the query's own filters and joins apply before its
+//! ORDER BY and LIMIT. With k it returns the k best of all. Embeddings are scored as they are read,
+//! so memory does not grow with their number. The model is loaded when the first row is requested,
+//! on a thread where blocking is allowed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,24 +26,27 @@ use diptych_table::{Give, ReadPart, projected, scan};
 use serde::{Deserialize, Serialize};
 
 use super::best::{Best, Hit};
-use super::loaded::{Loaded, Models};
+use super::loaded::{Models, SharedModel};
 use super::query::unit;
 use super::vectors::READ_AT_ONCE;
 use super::{NearestError, kernel};
 
 const NAME: &str = "nearest";
-const USAGE: &str = "nearest('MODEL', QUERY [, k]): a run, RUN@STEP, RUN@best or a folder; a text, uid('hex') or a vector; how many";
+const USAGE: &str = "Usage: nearest('MODEL', QUERY [, k]), where MODEL is a run, RUN@STEP, \
+                     RUN@best or a folder, QUERY a text, uid('hex') or a vector, and k the number \
+                     of results";
 
-/// Makes the plan that answers a call, with so many rows at most.
+/// Makes the plan that answers a call, with at most this many rows.
 pub type PlanNearest =
     Arc<dyn Fn(NearestRead, Option<usize>) -> SqlResult<Arc<dyn ExecutionPlan>> + Send + Sync>;
 
-/// Makes the function known to a session. Without a plan, which wants a store, it says so when it is called.
+/// Registers the function with a session. Without a plan, which needs a store, a call fails with
+/// advice.
 pub fn register(context: &SessionContext, plan: Option<PlanNearest>) {
     context.register_udtf(NAME, Arc::new(Nearest { plan }));
 }
 
-/// Answers calls in this process.
+/// Returns plans that answer calls in this process.
 pub fn plan_of(store: Store, models: &Models) -> PlanNearest {
     let models = models.clone();
     Arc::new(move |read, limit| {
@@ -70,7 +74,7 @@ impl TableFunctionImpl for Nearest {
     fn call_with_args(&self, args: TableFunctionArgs<'_, '_>) -> SqlResult<Arc<dyn TableProvider>> {
         let constants = args.exprs().iter().map(|argument| match argument {
             Expr::Literal(value, _) if !value.is_null() => Ok(value),
-            other => plan_err!("nearest wants constants, found {other}. {USAGE}"),
+            other => plan_err!("nearest needs constant arguments, found {other}. {USAGE}"),
         });
         let constants = constants.collect::<SqlResult<Vec<_>>>()?;
         let (model, query, k) = match constants.as_slice() {
@@ -78,29 +82,29 @@ impl TableFunctionImpl for Nearest {
             [model, query, k] => (*model, *query, Some(*k)),
             other => {
                 return plan_err!(
-                    "nearest wants two or three arguments, found {}. {USAGE}",
+                    "nearest needs two or three arguments, found {}. {USAGE}",
                     other.len()
                 );
             }
         };
         let Some(model) = model.try_as_str().flatten() else {
-            return plan_err!("nearest wants the name of a model first, found {model}. {USAGE}");
+            return plan_err!(
+                "the first argument of nearest must be a model's name, found {model}. {USAGE}"
+            );
         };
         let k = match k.map(|k| (k.cast_to(&DataType::UInt64), k)) {
             None => None,
             Some((Ok(ScalarValue::UInt64(Some(k))), _)) if k > 0 => Some(k as usize),
             Some((_, k)) => {
-                return plan_err!(
-                    "nearest wants a whole number from 1 on as k, found {k}. {USAGE}"
-                );
+                return plan_err!("k must be a whole number of at least 1, found {k}. {USAGE}");
             }
         };
         let Some(plan) = self.plan.clone() else {
             return plan_err!(
-                "nearest searches the embeddings of a state folder: name it with --state"
+                "nearest searches the embeddings of a state folder: pass one with --state"
             );
         };
-        let call = NearestCall { model: model.into(), query: NearestQuery::of(query)?, k };
+        let call = NearestCall { model: model.into(), query: NearestQuery::from_scalar(query)?, k };
         Ok(Arc::new(NearestTable { call, plan, schema: schema() }))
     }
 }
@@ -112,7 +116,7 @@ fn schema() -> SchemaRef {
     ]))
 }
 
-/// What one call asks for.
+/// The arguments of one call.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct NearestCall {
     model: String,
@@ -123,22 +127,22 @@ struct NearestCall {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum NearestQuery {
     Text(String),
-    /// Bytes of a uid.
+    /// The bytes of a uid.
     Uid([u8; 16]),
     /// Of unit length.
     Vector(Vec<f32>),
 }
 
-/// What a query reads of the answer to one call.
+/// The part of one call's answer that a query reads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NearestRead {
     call: NearestCall,
-    /// Places of the columns: 0 is the uid, 1 the score.
+    /// Indices of the columns: 0 is the uid, 1 the score.
     columns: Vec<usize>,
 }
 
 impl NearestQuery {
-    fn of(value: &ScalarValue) -> SqlResult<Self> {
+    fn from_scalar(value: &ScalarValue) -> SqlResult<Self> {
         if let Some(text) = value.try_as_str().flatten() {
             return Ok(Self::Text(text.into()));
         }
@@ -153,7 +157,7 @@ impl NearestQuery {
                 let whole = values.null_count() == 0;
                 match unit(values.values().to_vec()) {
                     Some(values) if whole => Ok(Self::Vector(values)),
-                    _ => plan_err!("the vector that nearest is to look for has nulls or no length"),
+                    _ => plan_err!("the query vector of nearest contains nulls or has zero length"),
                 }
             }
             other => plan_err!("nearest cannot search for {}. {USAGE}", other.data_type()),
@@ -162,12 +166,12 @@ impl NearestQuery {
 }
 
 impl NearestCall {
-    /// The model, and the query as [D].
+    /// Loads the model and encodes the query as `[dimension]`.
     fn resolve(
         &self,
         store: &Store,
         models: &Models,
-    ) -> Result<(Arc<Loaded>, Vec<f32>), NearestError> {
+    ) -> Result<(Arc<SharedModel>, Vec<f32>), NearestError> {
         let loaded = models.get(&self.model, store.folder())?;
         let values = match &self.query {
             NearestQuery::Text(text) => loaded.lock().encode_texts(std::slice::from_ref(text))?,
@@ -177,8 +181,13 @@ impl NearestCall {
         Ok((loaded, values))
     }
 
-    /// The embedding of a pair.
-    fn stored(&self, store: &Store, loaded: &Loaded, uid: Uid) -> Result<Vec<f32>, NearestError> {
+    /// Returns the stored embedding of a pair.
+    fn stored(
+        &self,
+        store: &Store,
+        loaded: &SharedModel,
+        uid: Uid,
+    ) -> Result<Vec<f32>, NearestError> {
         let mut uids = store.read_set(loaded.producer(), Modality::Image, false)?;
         while let Some(chunk) = uids.next_chunk(READ_AT_ONCE)? {
             if let Some(index) = chunk.uids.iter().position(|known| *known == uid) {
@@ -194,7 +203,7 @@ impl NearestCall {
                     .collect());
             }
         }
-        Err(NearestError::Query(format!("pair {uid} has no embedding by {}", self.model)))
+        Err(NearestError::Query(format!("the model {} has no embedding of pair {uid}", self.model)))
     }
 
     fn naming_the_model(&self, error: NearestError) -> NearestError {
@@ -211,12 +220,13 @@ impl NearestCall {
 }
 
 impl NearestRead {
-    /// What its batches are like.
+    /// Returns the schema of the batches.
     pub fn schema(&self) -> SqlResult<SchemaRef> {
         Ok(Arc::new(schema().project(&self.columns)?))
     }
 
-    /// Gives batches until `give` wants no more. It blocks, for seconds where the model is read.
+    /// Passes batches to `give` until it returns `false`. The call blocks for seconds if it reads a
+    /// model.
     pub fn answer(
         &self,
         store: &Store,
@@ -240,7 +250,7 @@ impl NearestRead {
             kernel::append_padded(&chunk.vectors, dimension, &mut rows);
             let mut scores = vec![0.0; chunk.uids.len()];
             kernel::score(&rows, &query, &mut scores);
-            // A pair is no neighbour of its own.
+            // A pair is not its own neighbour.
             if let NearestQuery::Uid(uid) = call.query
                 && let Some(own) = chunk.uids.iter().position(|found| found.0 == uid)
             {

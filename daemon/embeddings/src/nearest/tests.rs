@@ -1,4 +1,4 @@
-//! The search beside a search that looks at every row and sorts all of them; a set that grows; the approximate index.
+//! Compares the search with a full sort, and tests growing sets and the approximate index.
 
 use diptych_pipeline::Random;
 use diptych_schemas::{ContentHash, Uid};
@@ -17,7 +17,7 @@ fn uids(rows: std::ops::Range<usize>) -> Vec<Uid> {
     rows.map(uid).collect()
 }
 
-/// Rows of few different values, so that there are ties.
+/// Rows of few different values, so that scores tie.
 fn coarse(random: &mut Random, rows: usize, dimension: usize) -> Vec<f32> {
     (0..rows * dimension).map(|_| random.below(5) as f32 / 4.0 - 0.5).collect()
 }
@@ -26,7 +26,7 @@ fn narrowed(values: &[f32]) -> Vec<f16> {
     values.iter().map(|value| f16::from_f32(*value)).collect()
 }
 
-/// All rows by score and place. Coarse values make every product and sum exact, in whatever order.
+/// Sorts all rows by score and place. Coarse values make every product and sum exact in any order.
 fn by_sorting(rows: &[f32], query: &[f32], k: usize) -> Vec<(usize, f32)> {
     let scores = rows.chunks_exact(query.len()).map(|row| {
         row.iter().zip(query).map(|(a, b)| a * b).fold(0.0, |sum, product| sum + product)
@@ -54,8 +54,9 @@ proptest! {
     ) {
         let mut random = Random::new(seed);
         let values = coarse(&mut random, rows, dimension);
-        let vectors = Vectors::of(dimension, uids(0..rows), &narrowed(&values));
-        let asked: Vec<Vec<f32>> = (0..queries).map(|_| coarse(&mut random, 1, dimension)).collect();
+        let vectors = Vectors::from_rows(dimension, uids(0..rows), &narrowed(&values));
+        let asked: Vec<Vec<f32>> =
+            (0..queries).map(|_| coarse(&mut random, 1, dimension)).collect();
         let ready: Vec<Vec<f32>> = asked.iter().map(|query| padded(query)).collect();
         let batch = nearest_of_batch(&vectors, &ready, k).unwrap();
         for ((query, ready), batch) in asked.iter().zip(&ready).zip(batch) {
@@ -75,9 +76,9 @@ fn a_batch_answers_bit_for_bit_what_single_queries_do_on_several_tiles_and_threa
     let mut draw =
         |count: usize| (0..count).map(|_| random.uniform(-1.0, 1.0) as f32).collect::<Vec<_>>();
     let mut values = draw(ROWS * 24);
-    // Copies: their scores differ in no bit, so their places decide.
+    // Copies have exactly equal scores, so their places decide.
     values.copy_within(0..24 * 50, 24 * 39_000);
-    let vectors = Vectors::of(24, uids(0..ROWS), &narrowed(&values));
+    let vectors = Vectors::from_rows(24, uids(0..ROWS), &narrowed(&values));
     let queries: Vec<Vec<f32>> = (0..9).map(|query| padded(&values[24 * query..][..24])).collect();
     let batch = nearest_of_batch(&vectors, &queries, 30).unwrap();
     for (number, (query, batch)) in queries.iter().zip(batch).enumerate() {
@@ -90,7 +91,8 @@ fn a_batch_answers_bit_for_bit_what_single_queries_do_on_several_tiles_and_threa
 
 #[test]
 fn all_rows_alike_come_in_the_order_of_their_places() {
-    let vectors = Vectors::of(3, uids(0..20_000), &narrowed(&[0.6, 0.0, 0.8].repeat(20_000)));
+    let vectors =
+        Vectors::from_rows(3, uids(0..20_000), &narrowed(&[0.6, 0.0, 0.8].repeat(20_000)));
     let query = padded(&[0.36, 0.48, 0.8]);
     let expected: Vec<usize> = (0..7).collect();
     let found = |hits: &[Hit]| hits.iter().map(|hit| hit.place).collect::<Vec<_>>();
@@ -112,8 +114,11 @@ fn a_set_that_grows_is_taken_in_and_one_made_anew_is_read_anew() {
         writer.finish().unwrap();
     };
     let expected = |rows: std::ops::Range<usize>| {
-        let vectors =
-            Vectors::of(40, uids(rows.clone()), &narrowed(&values[rows.start * 40..rows.end * 40]));
+        let vectors = Vectors::from_rows(
+            40,
+            uids(rows.clone()),
+            &narrowed(&values[rows.start * 40..rows.end * 40]),
+        );
         (vectors.uids().to_vec(), vectors.values().to_vec())
     };
     let found = |vectors: &Vectors| (vectors.uids().to_vec(), vectors.values().to_vec());
@@ -127,7 +132,7 @@ fn a_set_that_grows_is_taken_in_and_one_made_anew_is_read_anew() {
     assert!(vectors.refresh(&store).unwrap());
     assert_eq!(vectors.len(), 777);
 
-    // Of a part, in the order that was asked for; uids that are not there are left out.
+    // A part, in the requested order. Unknown uids are skipped.
     let some = Vectors::read_some(
         &store,
         producer,
@@ -153,7 +158,7 @@ fn what_does_not_fit_into_memory_is_refused_before_it_is_read() {
     let producer = ContentHash::of(b"weights");
     let mut writer = store.embedding_writer(producer, Modality::Image, 32, "").unwrap();
     writer.append(&uids(0..100), &vec![0.5; 3200]).unwrap();
-    // 2 · 32 + 16 bytes a row.
+    // 2 · 32 + 16 bytes per row.
     assert_eq!(Vectors::read(&store, producer, Modality::Image, 8000).unwrap().len(), 100);
     let refused = Vectors::read(&store, producer, Modality::Image, 7999).err().unwrap();
     assert!(
@@ -163,7 +168,7 @@ fn what_does_not_fit_into_memory_is_refused_before_it_is_read() {
     assert!(Vectors::read(&store, producer, Modality::Text, 8000).is_err());
 }
 
-/// Rows of unit length about random centres, as embeddings are.
+/// Rows of unit length around random centres, as embeddings are.
 fn clustered(random: &mut Random, centres: &[f32], dimension: usize, rows: usize) -> Vec<f32> {
     let mut values = Vec::with_capacity(rows * dimension);
     for _ in 0..rows {
@@ -184,9 +189,9 @@ fn approximate_index_finds_nearly_all_of_the_exact_answers_and_scores_them_alike
     let mut random = Random::new(7);
     let centres: Vec<f32> = (0..20 * dimension).map(|_| random.uniform(-1.0, 1.0) as f32).collect();
     let values = narrowed(&clustered(&mut random, &centres, dimension, rows));
-    let half = Vectors::of(dimension, uids(0..rows / 2), &values[..rows / 2 * dimension]);
-    let vectors = Vectors::of(dimension, uids(0..rows), &values);
-    // Built of a half, then grown.
+    let half = Vectors::from_rows(dimension, uids(0..rows / 2), &values[..rows / 2 * dimension]);
+    let vectors = Vectors::from_rows(dimension, uids(0..rows), &values);
+    // Built from a half, then grown.
     let mut graph = Graph::build(&half, GraphSpec { links: 16, candidates: 64 }).unwrap();
     graph.grow(&vectors).unwrap();
     let queries = clustered(&mut random, &centres, dimension, 50);
@@ -206,7 +211,7 @@ fn approximate_index_finds_nearly_all_of_the_exact_answers_and_scores_them_alike
 #[test]
 fn approximate_index_takes_few_rows_equal_rows_and_no_rows() {
     let graph = |rows: usize| {
-        let vectors = Vectors::of(4, uids(0..rows), &narrowed(&[0.5; 4].repeat(rows)));
+        let vectors = Vectors::from_rows(4, uids(0..rows), &narrowed(&[0.5; 4].repeat(rows)));
         (Graph::build(&vectors, GraphSpec::default()).unwrap(), vectors)
     };
     let query = padded(&[0.5; 4]);

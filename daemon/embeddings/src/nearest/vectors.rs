@@ -1,5 +1,7 @@
-//! The embeddings of one producer in memory: 2·D bytes a row (D rounded up to 32) and 16 for its uid, read in chunks, within a
-//! limit that is checked before anything is read. They grow when the store's set has.
+//! The embeddings of one producer in memory.
+//!
+//! A row takes 2·D bytes (D rounded up to 32) and 16 for its uid. The limit is checked before
+//! anything is read. The rows can grow with the store's set.
 
 use std::collections::HashMap;
 
@@ -11,7 +13,7 @@ use half::slice::HalfFloatSliceExt;
 use super::NearestError;
 use super::kernel;
 
-/// Rows that are read from the store at once.
+/// Rows read from the store at once.
 pub(super) const READ_AT_ONCE: usize = 8192;
 const UID_BYTES: u64 = 16;
 
@@ -20,19 +22,19 @@ pub struct Vectors {
     producer: ContentHash,
     modality: Modality,
     dimension: usize,
-    /// Bytes that it may take.
+    /// Most bytes that the rows may take.
     limit: u64,
     uids: Vec<Uid>,
-    /// [N, stride].
+    /// `[rows, stride]`.
     values: Vec<f16>,
     /// Length of the longest row.
     longest: f32,
-    /// Whether it is a part of a set, so that it does not grow with it.
+    /// Whether these are only some rows of a set, which do not grow with it.
     part: bool,
 }
 
 impl Vectors {
-    /// All rows that a set has now.
+    /// Reads all rows that a set has now.
     pub fn read(
         store: &Store,
         producer: ContentHash,
@@ -45,7 +47,7 @@ impl Vectors {
         Ok(vectors)
     }
 
-    /// The rows of these uids, in their order; those that are not in the set are left out.
+    /// Reads the rows of these uids, in their order. Uids that are not in the set are skipped.
     pub fn read_some(
         store: &Store,
         producer: ContentHash,
@@ -80,8 +82,8 @@ impl Vectors {
         Ok(vectors)
     }
 
-    /// Rows made elsewhere: [N, D].
-    pub fn of(dimension: usize, uids: Vec<Uid>, rows: &[f16]) -> Self {
+    /// Makes vectors from rows, `[rows, dimension]`, that come from elsewhere.
+    pub fn from_rows(dimension: usize, uids: Vec<Uid>, rows: &[f16]) -> Self {
         let mut values = Vec::with_capacity(uids.len() * kernel::stride(dimension));
         kernel::append_padded(rows, dimension, &mut values);
         let producer = ContentHash::of(b"");
@@ -113,8 +115,10 @@ impl Vectors {
         }
     }
 
-    /// Reads what was appended to the set since; a set that was dropped and made anew is read anew. Says whether the rows that
-    /// were there are the same ones still. What [`Self::read_some`] read stays as it is.
+    /// Reads the rows appended to the set since, or all rows if the set was dropped and made anew.
+    ///
+    /// Returns whether the rows from before are still the same. Rows from [`Self::read_some`] never
+    /// change.
     pub fn refresh(&mut self, store: &Store) -> Result<bool, NearestError> {
         if self.part {
             return Ok(true);
@@ -164,7 +168,7 @@ impl Vectors {
         Err(NearestError::Memory { rows, dimension: self.dimension, bytes, limit: self.limit })
     }
 
-    /// Looks at the rows from `first` on.
+    /// Updates the longest length from the rows from `first` on.
     fn note_longest(&mut self, first: usize) {
         let mut wide = vec![0.0; kernel::stride(self.dimension)];
         for row in self.values[first * wide.len()..].chunks_exact(wide.len().max(1)) {
@@ -174,13 +178,13 @@ impl Vectors {
         }
     }
 
-    /// D.
+    /// The dimension of an embedding.
     pub fn dimension(&self) -> usize {
         self.dimension
     }
 
-    /// N.
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks whether there is none")]
+    /// Number of rows.
+    #[expect(clippy::len_without_is_empty, reason = "no caller needs is_empty")]
     pub fn len(&self) -> usize {
         self.uids.len()
     }
@@ -189,12 +193,12 @@ impl Vectors {
         &self.uids
     }
 
-    /// [N, stride].
+    /// `[rows, stride]`.
     pub fn values(&self) -> &[f16] {
         &self.values
     }
 
-    /// [stride].
+    /// `[stride]`.
     pub fn row(&self, place: usize) -> &[f16] {
         let stride = kernel::stride(self.dimension);
         &self.values[place * stride..][..stride]
@@ -204,7 +208,8 @@ impl Vectors {
         self.longest
     }
 
-    /// Where a pair stands. Looks at all of them: a table would cost as much memory again as the uids do.
+    /// Finds the place of a pair. It scans all uids, because a table would take as much memory as
+    /// they do.
     pub fn place_of(&self, uid: Uid) -> Option<usize> {
         self.uids.iter().position(|known| *known == uid)
     }

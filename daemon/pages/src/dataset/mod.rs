@@ -34,8 +34,6 @@ pub struct Profile {
 /// A selection and its conditions.
 struct SelectionFacts {
     name: String,
-    /// Whether the user named no selection, so that this is the last one made.
-    is_last: bool,
     sql: String,
     rows: u64,
     /// Whether the dataset has changed since the selection was made.
@@ -52,8 +50,6 @@ pub struct ProfileSpec<'a> {
     pub name: String,
     pub dataset_hash: String,
     pub selection: Option<(String, &'a Selection)>,
-    /// Whether this is the last selection made, and not one that the user named.
-    pub is_last: bool,
     /// Number of random pairs.
     pub pairs: usize,
     pub seed: u64,
@@ -65,8 +61,7 @@ pub async fn profile(context: &SessionContext, spec: ProfileSpec<'_>) -> anyhow:
     let selection = match &spec.selection {
         Some((name, selection)) => {
             let stale = selection.dataset_hash.to_string() != spec.dataset_hash;
-            let facts = selection_facts(context, name, selection, stale).await?;
-            Some(SelectionFacts { is_last: spec.is_last, ..facts })
+            Some(selection_facts(context, name, selection, stale).await?)
         }
         None => None,
     };
@@ -102,7 +97,6 @@ async fn selection_facts(
 ) -> anyhow::Result<SelectionFacts> {
     let mut facts = SelectionFacts {
         name: name.to_owned(),
-        is_last: false,
         sql: selection.sql.clone(),
         rows: selection.len() as u64,
         stale,

@@ -52,7 +52,8 @@ pub struct TrainingPlot<'a> {
     held_out: Vec<Line<'a>>,
     /// Results on held-out pairs from 0 to 1, with chance as their level.
     evaluations: Vec<Line<'a>>,
-    learning_rate: &'a [(u64, f64)],
+    /// One line for each run.
+    learning_rates: Vec<Line<'a>>,
 }
 
 /// Metrics of the evaluations that are drawn, with their names in the legend.
@@ -76,7 +77,24 @@ impl<'a> TrainingPlot<'a> {
             evaluations: EVALUATIONS
                 .map(|(metric, name)| Line { level, ..Line::new(name, recorded(metric)) })
                 .to_vec(),
-            learning_rate: recorded("lr"),
+            learning_rates: vec![Line::new("", recorded("lr"))],
+        }
+    }
+
+    /// Chooses the curves of a plot of several runs: one line for each run in each panel.
+    pub fn from_runs(runs: &'a [(String, Metrics)]) -> Self {
+        let lines = |metric: &str| -> Vec<Line<'a>> {
+            let recorded =
+                |metrics: &'a Metrics| metrics.get(metric).map_or(&[][..], Vec::as_slice);
+            runs.iter().map(|(name, metrics)| Line::new(name, recorded(metrics))).collect()
+        };
+        let names: Vec<&str> = runs.iter().map(|(name, _)| name.as_str()).collect();
+        Self {
+            run: names.join(", "),
+            losses: lines("loss"),
+            held_out: Vec::new(),
+            evaluations: lines(EVALUATIONS[0].0),
+            learning_rates: lines("lr"),
         }
     }
 }
@@ -108,7 +126,9 @@ impl TrainingPlot<'_> {
             .map(|(panel, height)| label_room(&panel.values(*height).1))
             .fold(LEFT, f64::max);
         let content = (WIDTH - room - RIGHT) as f32;
-        let name = text::wrap(&format!("Run {}", self.run), Style::bold(21.0), content, 1).concat();
+        let word = if self.learning_rates.len() > 1 { "Runs" } else { "Run" };
+        let name =
+            text::wrap(&format!("{word} {}", self.run), Style::bold(21.0), content, 1).concat();
         let tops = panels.iter().scan(TOP, |top, (_, height)| {
             *top += HEAD + height;
             Some(*top - height)
@@ -149,12 +169,16 @@ impl TrainingPlot<'_> {
                 210.0,
             ));
         }
-        panels.push((chart("Learning rate", true, vec![Line::new("", self.learning_rate)]), 110.0));
+        panels.push((chart("Learning rate", true, self.learning_rates.clone()), 110.0));
         panels
     }
 
     /// Returns the line below the title.
     fn summary(&self) -> String {
+        if self.learning_rates.len() > 1 {
+            let count = self.learning_rates.len();
+            return format!("{count} runs  ·  held-out figure: {}", EVALUATIONS[0].1);
+        }
         let points = self.losses.first().map_or(&[][..], |line| &line.points);
         let Some((last, _)) = points.last() else { return "No steps recorded yet.".to_owned() };
         let steps = |count: u64| {
@@ -295,6 +319,20 @@ mod tests {
             .write(&path)
             .unwrap();
         TrainingPlot::from_metrics("nothing", &Metrics::new()).write(&path).unwrap();
+    }
+
+    #[test]
+    fn several_runs_have_a_line_each_under_their_names() {
+        let runs = ["first", "second"]
+            .map(|name| (name.to_owned(), with(metrics(&[3.0, 2.0, 1.0]), RECALL, &[(3, 0.4)])));
+        let svg = TrainingPlot::from_runs(&runs).svg();
+        let document = Document::parse(&svg).unwrap();
+        let texts: Vec<&str> = document.descendants().filter_map(|node| node.text()).collect();
+        for name in ["first", "second"] {
+            // In the legends of loss, evaluation and learning rate.
+            assert_eq!(texts.iter().filter(|text| **text == name).count(), 3, "{texts:?}");
+        }
+        assert!(texts.contains(&"Runs first, second"), "{texts:?}");
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Look<'_> {
                 columns.extend(classes.as_ref().map(|classes| {
                     classes.predictions.hits(1).into_iter().map(Unit::from).collect()
                 }));
-                (by.to_owned(), by_group(&groups.of(&encoded.uids), &columns))
+                (by.to_owned(), by_group(&groups.names_of(&encoded.uids), &columns))
             });
         let first = n.min(POINTS) * dimension;
         let (images, texts) = (&encoded.images[..first], &encoded.texts[..first]);

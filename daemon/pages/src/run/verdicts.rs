@@ -45,7 +45,7 @@ pub(super) fn verdicts(report: &Report) -> Markup {
             }
         }
     }
-    let trends = HeldOutTrends::of(&evaluations(&report.history.metrics), &report.history.answers);
+    let trends = HeldOutTrends::new(&evaluations(&report.history.metrics), &report.history.answers);
     let unclear = match trends.verdict() {
         Verdict::GetsBetter => {
             good.push(trends.words());

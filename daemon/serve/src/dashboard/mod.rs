@@ -5,6 +5,8 @@
 //! client would. Its files are ECMAScript modules, plus uPlot (MIT, `assets/uPlot.LICENSE`). The
 //! policy sent with each file lets nothing else run or load, and keeps text from becoming markup.
 
+mod book;
+
 use axum::Router;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -25,26 +27,31 @@ macro_rules! assets {
 
 /// All files below `/assets`, and `index.html`, which is `/`.
 const ASSETS: &[(&str, &[u8])] = assets![
-    "api.js" "app.js" "board.js" "chart.js" "compare.js" "datasets.js" "dom.js" "embed.js"
+    "api.js" "app.js" "board.js" "book.css" "chart.js" "compare.js" "datasets.js" "dom.js" "embed.js"
     "first.js" "format.js" "icon.svg" "index.html" "jobs.js" "learning.js" "live.js" "memory.js"
     "overview.js" "pictures.js" "results.js" "run.js" "runs.js" "search.js" "sql.js" "style.css"
     "theme.js" "uPlot.LICENSE" "uPlot.iife.min.js" "uPlot.min.css"
 ];
 const PAGE: &str = "index.html";
 
-/// Returns the routes `/` and `/assets/{file}`.
+/// Returns the routes `/`, `/assets/{file}` and those of the book below `/docs`.
 pub(crate) fn routes() -> Router {
-    Router::new().route("/", get(|headers: HeaderMap| async move { answer(PAGE, &headers) })).route(
-        "/assets/{file}",
-        get(|Path(file): Path<String>, headers: HeaderMap| async move { answer(&file, &headers) }),
-    )
+    let page = get(|headers: HeaderMap| async move { answer(PAGE, &headers) });
+    let asset =
+        get(|Path(file): Path<String>, headers: HeaderMap| async move { answer(&file, &headers) });
+    Router::new().route("/", page).route("/assets/{file}", asset).merge(book::routes())
 }
 
 /// Answers with an asset, with 304 if the browser has it already, or with 404.
 fn answer(name: &str, asked: &HeaderMap) -> Response {
-    let Some((_, bytes)) = ASSETS.iter().find(|(known, _)| *known == name) else {
-        return (StatusCode::NOT_FOUND, "the page has no such file\n").into_response();
-    };
+    match ASSETS.iter().find(|(known, _)| *known == name) {
+        Some((_, bytes)) => respond(StatusCode::OK, name, bytes, asked),
+        None => (StatusCode::NOT_FOUND, "the page has no such file\n").into_response(),
+    }
+}
+
+/// Answers with a file and the headers of all pages, or that a browser has it already.
+fn respond(status: StatusCode, name: &str, bytes: &[u8], asked: &HeaderMap) -> Response {
     let tag = tag(bytes);
     let headers = [
         (header::CONTENT_TYPE, content_type(name)),
@@ -60,12 +67,12 @@ fn answer(name: &str, asked: &HeaderMap) -> Response {
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
     let known = asked.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-    let mut response = if known.is_some_and(|known| {
-        known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag)
-    }) {
+    let is_known =
+        |known: &str| known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag);
+    let mut response = if status == StatusCode::OK && known.is_some_and(is_known) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        (*bytes).into_response()
+        (status, bytes.to_vec()).into_response()
     };
     for (name, value) in headers {
         match HeaderValue::from_str(value) {
@@ -92,6 +99,7 @@ fn content_type(name: &str) -> &'static str {
         Some("js") => "text/javascript; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
+        Some("png") => "image/png",
         _ => "text/plain; charset=utf-8",
     }
 }
@@ -128,7 +136,7 @@ mod tests {
     #[tokio::test]
     async fn all_that_the_page_names_is_served_and_nothing_that_it_does_not() {
         let mut reached = BTreeSet::new();
-        let mut left = vec!["/".to_owned()];
+        let mut left = vec!["/".to_owned(), "/docs".to_owned()];
         while let Some(address) = left.pop() {
             if !reached.insert(address.clone()) {
                 continue;
@@ -149,6 +157,7 @@ mod tests {
         let served: BTreeSet<String> = ASSETS
             .iter()
             .map(|(name, _)| format!("/assets/{name}").replace("/assets/index.html", "/"))
+            .chain(["/docs".to_owned()])
             .collect();
         let unreached: Vec<_> = served.difference(&reached).collect();
         assert_eq!(unreached, ["/assets/uPlot.LICENSE"], "it is there for people");

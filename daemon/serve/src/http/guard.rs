@@ -112,8 +112,8 @@ fn needed(method: &Method, path: &str) -> Option<Scope> {
     let reads = method == Method::GET || method == Method::HEAD;
     match path {
         // The page itself holds no data; it requests everything.
-        "/" | "/healthz" | "/readyz" | "/openapi.json" if reads => None,
-        _ if reads && path.starts_with("/assets/") => None,
+        "/" | "/docs" | "/healthz" | "/readyz" | "/openapi.json" if reads => None,
+        _ if reads && (path.starts_with("/assets/") || path.starts_with("/docs/")) => None,
         // It is what gives a token.
         _ if path == HANDSHAKE => None,
         _ if path.starts_with(FLIGHT) => Some(Scope::Read),

@@ -80,10 +80,9 @@ impl utoipa::Modify for BearerToken {
     }
 }
 
-/// Builds the router of all requests. `more` answers paths outside `/v1`: the dashboard and Flight
-/// SQL.
-pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
-    let (api, mut described) = OpenApiRouter::with_openapi(Described::openapi())
+/// Returns the requests under `/v1` with their description.
+fn routes_under_v1() -> OpenApiRouter<Arc<Shared>> {
+    OpenApiRouter::with_openapi(Described::openapi())
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz))
         .routes(routes!(metrics::metrics))
@@ -110,10 +109,18 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
         .routes(routes!(datasets::image))
         .routes(routes!(admin::backup))
         .routes(routes!(admin::reload))
-        .with_state(Arc::clone(shared))
-        .split_for_parts();
-    describe_responses(&mut described);
-    let described = Arc::new(described);
+}
+
+/// Returns the document of `/openapi.json`.
+pub fn openapi() -> serde_json::Result<serde_json::Value> {
+    serde_json::to_value(with_responses(routes_under_v1().into_openapi()))
+}
+
+/// Builds the router of all requests. `more` answers paths outside `/v1`: the dashboard and Flight
+/// SQL.
+pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
+    let (api, described) = routes_under_v1().with_state(Arc::clone(shared)).split_for_parts();
+    let described = Arc::new(with_responses(described));
     let http = shared.current().config.http.clone();
     let places = Places::of_requests(&http);
     let limits = BodyLimits::from_config(&http);
@@ -146,7 +153,7 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
 
 /// Adds descriptions to responses, since OpenAPI requires them. The content of a success is
 /// described by its schema.
-fn describe_responses(described: &mut utoipa::openapi::OpenApi) {
+fn with_responses(mut described: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     let items = described.paths.paths.values_mut();
     let operations = items.flat_map(|item| {
         [&mut item.get, &mut item.post, &mut item.patch, &mut item.put, &mut item.delete]
@@ -161,6 +168,7 @@ fn describe_responses(described: &mut utoipa::openapi::OpenApi) {
             reason.unwrap_or("An error, as problem details").clone_into(&mut response.description);
         }
     }
+    described
 }
 
 async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {

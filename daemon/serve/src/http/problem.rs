@@ -130,14 +130,14 @@ impl From<StoreError> for Problem {
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
+        let unprocessable = StatusCode::UNPROCESSABLE_ENTITY;
         match failure.kind {
-            FailureKind::Statement => Self::bad(failure.message),
-            FailureKind::Run | FailureKind::Memory => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, failure.message)
-            }
-            FailureKind::Damaged | FailureKind::Session | FailureKind::Internal => {
-                Self::internal(failure)
-            }
+            FailureKind::Statement => Self::bad(failure.message).coded("wrong_statement"),
+            FailureKind::Run => Self::new(unprocessable, failure.message).coded("query_failed"),
+            FailureKind::Memory => Self::new(unprocessable, failure.message).coded("out_of_memory"),
+            FailureKind::Damaged => Self::internal(failure).coded("damaged_file"),
+            FailureKind::Session => Self::internal(failure).coded("unreadable_tables"),
+            FailureKind::Internal => Self::internal(failure).coded("query_bug"),
         }
     }
 }

@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Query as Asked, State};
 use axum::http::StatusCode;
-use diptych_embeddings::nearest::{Found, NearestError, Query, QueryTerm, SearchOptions};
+use diptych_embeddings::nearest::{NearestError, Neighbour, Query, QueryTerm, SearchOptions};
 use diptych_schemas::{SchemaError, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -195,7 +195,7 @@ fn query(question: &SearchRequest, image: Option<Vec<u8>>) -> Result<Query, Prob
 async fn of_dataset(
     shared: &Arc<Shared>,
     dataset: &diptych_schemas::ServedDataset,
-    found: &[Found],
+    found: &[Neighbour],
 ) -> Result<Vec<Item>, Problem> {
     if found.is_empty() {
         return Ok(Vec::new());
@@ -206,7 +206,7 @@ async fn of_dataset(
     let rows = rows_of(shared, dataset.clone(), sql, found.len() as u64).await?;
     let described: HashMap<&str, &Vec<serde_json::Value>> =
         rows.iter().filter_map(|row| Some((row[0].as_str()?, row))).collect();
-    let item = |found: &Found| {
+    let item = |found: &Neighbour| {
         let uid = found.uid.to_string();
         let row = described.get(uid.as_str())?;
         Some(Item {

@@ -214,6 +214,7 @@ async fn within_limits<T>(
                 limit.as_secs()
             ),
         )
+        .coded("took_too_long")
     })?;
     Ok((answer?, began.elapsed().as_secs_f64()))
 }

@@ -81,7 +81,7 @@ pub(super) fn run(
         if let Some(status) = child.try_wait().context("cannot wait for the job's process")? {
             break status;
         }
-        if handle.stop.asked() && !asked_to_stop {
+        if handle.stop.is_requested() && !asked_to_stop {
             asked_to_stop = true;
             terminate(child.id(), Signal::TERM);
         }
@@ -127,7 +127,7 @@ pub(super) fn select(
         if let Some(status) = child.try_wait().context("cannot wait for the query's process")? {
             break status;
         }
-        if handle.stop.asked() {
+        if handle.stop.is_requested() {
             child.kill().context("cannot end the query's process")?;
             child.wait().context("cannot wait for the query's process")?;
             return Ok(None);

@@ -57,7 +57,7 @@ pub(super) fn run(
     let moves = handle.live.moves();
     let mut on = |_: usize| {
         moves.fetch_add(1, Ordering::Relaxed);
-        !handle.stop.asked()
+        !handle.stop.is_requested()
     };
     let embedded = embed(store, &loaded, &dataset, &selection, spec, &mut on)?;
     let note = format!(

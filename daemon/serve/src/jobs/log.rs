@@ -82,7 +82,9 @@ impl JobLog {
     pub(super) fn tail(folder: &Path, lines: usize) -> String {
         let text = std::fs::read(folder.join("log")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
-        let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let mut all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        // Each attempt writes its error.
+        all.dedup();
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 }

@@ -417,7 +417,7 @@ impl Queue {
         if matches!(job.state, JobState::Pausing | JobState::Cancelling)
             && let Some(handle) = inner.running.get(&id)
         {
-            handle.stop.ask();
+            handle.stop.request();
         }
         self.changed.notify_all();
         Ok(job)
@@ -521,7 +521,7 @@ impl Queue {
         let deadline = Instant::now() + patience;
         let mut inner = self.inner();
         inner.leaving = true;
-        inner.running.values().for_each(|handle| handle.stop.ask());
+        inner.running.values().for_each(|handle| handle.stop.request());
         self.changed.notify_all();
         while !inner.running.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -1,4 +1,5 @@
-//! `diptych bench loader`: what each stage of the loader does on the user's own data, beside bare decoding of the same images.
+//! `diptych bench loader`: measures each stage of the loader on the user's own data, next to bare
+//! decoding of the same images.
 
 use std::sync::Arc;
 
@@ -82,19 +83,20 @@ fn in_words(round: &BenchRound) -> String {
     }
 }
 
-/// Lowest, median and highest of what is measured in each round; nothing where it was not measured.
+/// Returns lowest, median and highest of a figure of each round, or nothing if it was not measured.
 fn spread(report: &BenchReport, of: impl Fn(&BenchRound) -> Option<f64>) -> Option<[f64; 3]> {
     spread_of(report.rounds.iter().filter_map(of))
 }
 
-/// Images that went through the loader, and how long it took.
+/// The number of images that went through the loader, and the time it took.
 fn totals(report: &BenchReport) -> (f64, f64) {
     let images =
         report.rounds.iter().map(|round| round.loader.images + round.skipped).sum::<u64>() as f64;
     (images, report.rounds.iter().map(|round| round.loader.seconds).sum())
 }
 
-/// Images a second of a core that does nothing else, and the part of its threads' time in which the stage worked.
+/// Images a second of a core that does nothing else, and the share of its threads' time in which
+/// the stage worked.
 fn pace(stage: &StageStats, images: f64, seconds: f64) -> (f64, f64) {
     let busy = stage.busy.as_secs_f64();
     (images / busy.max(1e-9), busy / (seconds * stage.threads as f64).max(1e-9))
@@ -180,7 +182,8 @@ fn as_text(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Vec<String>
     }
     if report.other_formats > 0 {
         lines.push(format!(
-            "{} of the files are not JPEG: bare decoding has them through the loader's own decoders",
+            "{} of the files are not JPEG: bare decoding has them through the loader's own \
+             decoders",
             thousands(report.other_formats)
         ));
     }
@@ -192,7 +195,8 @@ fn as_json(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Value {
     let stage = |stage: &StageStats| {
         let (rate, busy) = pace(stage, images, seconds);
         json!({
-            "stage": stage.stage, "threads": stage.threads, "images_per_second_per_core": rate, "busy_share": busy,
+            "stage": stage.stage, "threads": stage.threads,
+            "images_per_second_per_core": rate, "busy_share": busy,
             "busy_seconds": stage.busy.as_secs_f64(),
             "waiting_for_input_seconds": stage.waiting_for_input.as_secs_f64(),
             "waiting_for_output_seconds": stage.waiting_for_output.as_secs_f64(),
@@ -211,12 +215,15 @@ fn as_json(report: &BenchReport, args: &BenchLoaderArgs, of: u64) -> Value {
         })
     };
     json!({
-        "pairs": report.pairs, "of": of, "file_bytes": report.file_bytes, "other_formats": report.other_formats,
-        "batch_size": args.batch_size, "image_size": args.image_size, "context_length": args.context_length,
+        "pairs": report.pairs, "of": of, "file_bytes": report.file_bytes,
+        "other_formats": report.other_formats,
+        "batch_size": args.batch_size, "image_size": args.image_size,
+        "context_length": args.context_length,
         "queue_mib": args.queue_mib, "epochs_per_round": report.epochs,
         "rounds": report.rounds.iter().map(round).collect::<Vec<_>>(),
         "stages": report.stats.stages.iter().map(stage).collect::<Vec<_>>(),
-        "peak_encoded_bytes": report.stats.peak_bytes.0, "peak_decoded_bytes": report.stats.peak_bytes.1,
+        "peak_encoded_bytes": report.stats.peak_bytes.0,
+        "peak_decoded_bytes": report.stats.peak_bytes.1,
         "peak_rss_bytes": peak_rss(),
         "limited_by": report.stats.limiting_stage(),
         "median_ratio": spread(report, BenchRound::ratio).map(|[_, median, _]| median),

@@ -1,4 +1,5 @@
-//! `diptych bench`: what a part of Diptych does on the user's machine, and on the user's data where it reads any.
+//! `diptych bench`: measures a part of Diptych on the user's machine, and on the user's data if it
+//! reads any.
 
 mod loader;
 mod search;
@@ -18,7 +19,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     }
 }
 
-/// Lowest, median and highest; nothing of no values.
+/// Returns lowest, median and highest, or nothing if there are no values.
 fn spread_of(values: impl IntoIterator<Item = f64>) -> Option<[f64; 3]> {
     let values: Vec<f64> = values.into_iter().collect();
     let lowest = values.iter().copied().reduce(f64::min)?;
@@ -26,7 +27,7 @@ fn spread_of(values: impl IntoIterator<Item = f64>) -> Option<[f64; 3]> {
     Some([lowest, median(values), highest])
 }
 
-/// The most memory that this process ever had resident, in bytes, where the system says it.
+/// Returns the most memory that this process had resident, in bytes, if the system says it.
 fn peak_rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

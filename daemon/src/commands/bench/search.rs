@@ -1,5 +1,6 @@
-//! `diptych bench search`: the search beside what bounds it, in turns. One query cannot be faster than reading the memory it looks
-//! at; a batch cannot be faster than its matrix product; the approximate index is held against exact answers.
+//! `diptych bench search`: measures search next to its bounds, in turns. One query cannot be faster
+//! than reading the memory that it searches. A batch cannot be faster than its matrix product. The
+//! approximate index is compared with exact answers.
 
 use std::hint::black_box;
 use std::num::NonZeroUsize;
@@ -28,9 +29,10 @@ use crate::output::line;
 
 /// Rows of a bare product.
 const TILE: usize = 16_384;
-/// Rows about one made-up centre.
+/// Rows around one made-up centre.
 const CLUSTER: usize = 100;
-/// Length of what is added to a centre of length 1: cosines within a cluster are about 1 / (1 + 0.8²) = 0.6.
+/// Length of the noise that is added to a centre of length 1. Cosines within a cluster are about 1
+/// / (1 + 0.8²) = 0.6.
 const NOISE: f64 = 0.8;
 
 pub(super) fn run(args: &BenchSearchArgs) -> anyhow::Result<Outcome> {
@@ -95,7 +97,7 @@ pub(super) fn run(args: &BenchSearchArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Builds the index and asks it, at each width beside the exact answers.
+/// Builds the index and searches it at each width, next to the exact answers.
 fn approximate(
     args: &BenchSearchArgs,
     vectors: &Vectors,
@@ -138,7 +140,7 @@ fn approximate(
     Ok(())
 }
 
-/// The largest set of images of a state folder, and captions of the same model as queries.
+/// Reads the largest set of images of a state folder, and captions of the same model as queries.
 fn stored(state: &Path, queries: usize) -> anyhow::Result<(Vectors, Vec<Vec<f32>>)> {
     let store = store_to_read(state)?;
     let sets = store.embeddings()?;
@@ -171,7 +173,7 @@ fn widened(row: &[f16]) -> Vec<f32> {
     wide
 }
 
-/// Rows about centres, and queries about the same centres. The same every time.
+/// Makes rows around centres, and queries around the same centres. They are equal in every call.
 fn made_up(rows: usize, dimension: usize, queries: usize) -> (Vectors, Vec<Vec<f32>>) {
     let clusters = rows.div_ceil(CLUSTER) as u64;
     let mut values = vec![f16::ZERO; rows * dimension];
@@ -193,7 +195,7 @@ fn made_up(rows: usize, dimension: usize, queries: usize) -> (Vectors, Vec<Vec<f
     let queries = (0..queries as u64)
         .map(|query| padded(&made_up_row(u64::MAX - query, dimension, clusters)))
         .collect();
-    (Vectors::of(dimension, uids, &values), queries)
+    (Vectors::from_rows(dimension, uids, &values), queries)
 }
 
 fn made_up_row(number: u64, dimension: usize, clusters: u64) -> Vec<f32> {
@@ -207,7 +209,7 @@ fn made_up_row(number: u64, dimension: usize, clusters: u64) -> Vec<f32> {
     row.into_iter().map(|value| value / length).collect()
 }
 
-/// Reads all of it once, on as many threads as the search has.
+/// Reads all rows once, on as many threads as the search has.
 fn read(values: &[f16]) {
     let part =
         values.len().div_ceil(thread::available_parallelism().map_or(1, NonZeroUsize::get)).max(1);
@@ -237,20 +239,20 @@ fn best(seconds: &[f64]) -> f64 {
     seconds.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-/// Milliseconds: median, and from the lowest to the highest.
+/// Formats milliseconds: the median, and the lowest and highest.
 fn shown(seconds: &[f64]) -> anyhow::Result<String> {
     let [low, median, high] =
         spread_of(seconds.iter().map(|seconds| 1e3 * seconds)).context("nothing was measured")?;
     Ok(format!("{median:.2} ms ({low:.2}–{high:.2})"))
 }
 
-/// The median of quotients, and from the lowest to the highest.
+/// Formats quotients: the median, and the lowest and highest.
 fn ratio(quotients: Vec<f64>) -> anyhow::Result<String> {
     let [low, median, high] = spread_of(quotients).context("nothing was measured")?;
     Ok(format!("{median:.2} × ({low:.2}–{high:.2})"))
 }
 
-/// Bytes that this process has resident now.
+/// Returns the resident bytes of this process.
 fn rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,7 +1,9 @@
-//! `diptych bench train`: a model's training step on made-up pairs from memory, so that no disk and no decoder is in the figures.
+//! `diptych bench train`: measures a training step on made-up pairs in memory, without disk and
+//! decoder.
 //!
-//! The steps are a run's, each batch brought to the device while the one before is computed with. Where their time goes is measured in a pass of its own, since waiting for
-//! a GPU after each part makes a step slower. Figures mean something only beside others of the same machine and load.
+//! The steps are those of a run: each batch is uploaded while the previous one is computed. A
+//! second pass measures the parts of the steps, since waiting for a GPU after each part makes a
+//! step slower. Compare figures only with others of the same machine and load.
 
 use std::time::{Duration, Instant};
 
@@ -24,14 +26,14 @@ use serde_json::{Value, json};
 use super::{MIB, peak_rss, spread_of};
 use crate::output::line;
 
-/// One step from outside.
+/// The measurements of one step.
 struct Taken {
     seconds: f64,
     cpu_seconds: Option<f64>,
     loss: f64,
 }
 
-/// What was measured.
+/// All measurements.
 struct Report {
     device: Device,
     threads: usize,
@@ -43,7 +45,7 @@ struct Report {
     flops_per_pair: f64,
     /// Operations a second of large matrix products.
     ceiling: f64,
-    /// After all steps, in bytes.
+    /// Peak memory after all steps, in bytes.
     peak_memory: Option<u64>,
 }
 
@@ -140,7 +142,8 @@ fn step(trainer: &mut Trainer, batches: &Prefetcher) -> anyhow::Result<StepRepor
     }
 }
 
-/// Pairs that need no file: pixels and tokens by a multiplicative hash of their place, so that `trainer/benches/` has the same.
+/// Makes pairs that need no file. Pixels and tokens are a multiplicative hash of their place, so
+/// that `trainer/benches/` has equal ones.
 fn made_up(model: &DualEncoderConfig, pairs: usize) -> Batch {
     let (size, length) = (model.vision.image_size as usize, model.text.context_length as usize);
     // Knuth, "The art of computer programming", volume 3, section 6.4: 2^32 over the golden ratio.
@@ -163,7 +166,7 @@ fn made_up(model: &DualEncoderConfig, pairs: usize) -> Batch {
 }
 
 impl Report {
-    /// Lowest, median and highest.
+    /// Returns lowest, median and highest.
     fn seconds(&self) -> Option<[f64; 3]> {
         spread_of(self.steps.iter().map(|step| step.seconds))
     }
@@ -176,7 +179,8 @@ impl Report {
         spread_of(self.steps.iter().map(|step| pairs as f64 / step.seconds.max(1e-9)))
     }
 
-    /// Mean seconds of the timed steps, and of each of their parts: means, so that the parts add up.
+    /// Returns the mean seconds of the timed steps and of their parts. The means of the parts add
+    /// up.
     fn parts(&self) -> Option<(f64, Vec<(StepPart, f64)>)> {
         let count = self.timed.len() as f64;
         let whole = self.timed.iter().map(|(seconds, _)| seconds).sum::<f64>() / count;
@@ -186,7 +190,7 @@ impl Report {
         (count > 0.0).then(|| (whole, StepPart::ALL.map(|part| (part, of(part))).into()))
     }
 
-    /// Operations a second of the median step.
+    /// Returns the operations a second of the median step.
     fn achieved(&self, pairs: u64) -> Option<f64> {
         Some(self.flops_per_pair * self.samples_per_second(pairs)?[1])
     }
@@ -201,7 +205,8 @@ fn as_text(report: &Report, args: &BenchTrainArgs) -> Vec<String> {
         if args.activation_checkpointing { ", activation checkpointing" } else { "" };
     let mut lines = vec![
         format!(
-            "{} on {} ({} threads), {}, {} loss, batches of {}{at_once}{checkpointed}, {} steps after {}",
+            "{} on {} ({} threads), {}, {} loss, batches of {}{at_once}{checkpointed}, {} steps \
+             after {}",
             args.model,
             report.device,
             report.threads,
@@ -239,7 +244,8 @@ fn as_text(report: &Report, args: &BenchTrainArgs) -> Vec<String> {
     lines.push(String::new());
     let achieved = report.achieved(args.batch_size).unwrap_or(f64::NAN);
     lines.push(format!(
-        "{:.3} GFLOP a pair by formula, forward and backward; {:.1} GFLOP/s, and {:.1} in large matrix products: MFU {:.1}%",
+        "{:.3} GFLOP a pair by formula, forward and backward; {:.1} GFLOP/s, and {:.1} in large \
+         matrix products: MFU {:.1}%",
         report.flops_per_pair / 1e9,
         achieved / 1e9,
         report.ceiling / 1e9,
@@ -253,7 +259,11 @@ fn as_text(report: &Report, args: &BenchTrainArgs) -> Vec<String> {
 }
 
 fn as_json(report: &Report, args: &BenchTrainArgs) -> Value {
-    let step = |step: &Taken| json!({ "seconds": step.seconds, "cpu_seconds": step.cpu_seconds, "loss": step.loss });
+    let step = |step: &Taken| {
+        json!({
+            "seconds": step.seconds, "cpu_seconds": step.cpu_seconds, "loss": step.loss,
+        })
+    };
     let parts = report.parts().map(|(whole, parts)| {
         let parts: serde_json::Map<String, Value> = parts
             .into_iter()
@@ -268,15 +278,17 @@ fn as_json(report: &Report, args: &BenchTrainArgs) -> Value {
         "batch_size": args.batch_size, "micro_batch_size": args.micro_batch_size,
         "activation_checkpointing": args.activation_checkpointing,
         "steps": report.steps.iter().map(step).collect::<Vec<_>>(),
-        "samples_per_second": report.samples_per_second(args.batch_size).map(|[_, median, _]| median),
+        "samples_per_second":
+            report.samples_per_second(args.batch_size).map(|[_, median, _]| median),
         "parts": parts,
-        "flops_per_pair": report.flops_per_pair, "flops_per_second": achieved, "ceiling_flops_per_second": report.ceiling,
+        "flops_per_pair": report.flops_per_pair, "flops_per_second": achieved,
+        "ceiling_flops_per_second": report.ceiling,
         "mfu": achieved.map(|achieved| achieved / report.ceiling),
         "peak_rss_bytes": report.peak_memory,
     })
 }
 
-/// How the configuration writes a value.
+/// Returns a value as the configuration writes it.
 fn word(value: Value) -> String {
     match value {
         Value::String(text) => text,

@@ -1,4 +1,5 @@
-//! What Tab completes at the prompt: tables, columns and functions of the session, words of SQL, and names of files in quotes.
+//! Completion at the prompt: tables, columns and functions of the session, words of SQL, and file
+//! names in quotes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,10 +13,10 @@ use rustyline::{Context, Helper};
 
 use super::statements::is_complete;
 
-/// Asks for the tables and their columns.
+/// Lists the tables and their columns.
 pub(super) const TABLES: &str =
     "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'";
-/// Asks for the functions.
+/// Lists the functions.
 pub(super) const FUNCTIONS: &str = "SELECT DISTINCT routine_name FROM information_schema.routines";
 
 const KEYWORDS: [&str; 40] = [
@@ -61,7 +62,7 @@ const KEYWORDS: [&str; 40] = [
     "where",
 ];
 
-/// What can be named.
+/// Names that can be completed.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     tables: BTreeMap<String, BTreeSet<String>>,
@@ -69,7 +70,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Of the answers to [`TABLES`] and [`FUNCTIONS`].
+    /// Takes the answers to [`TABLES`] and [`FUNCTIONS`].
     pub(super) fn of(tables: &[RecordBatch], functions: &[RecordBatch]) -> Self {
         let mut names = Self::default();
         for batch in tables {
@@ -81,7 +82,7 @@ impl Names {
         names
     }
 
-    /// Where the word before the cursor begins, and what it may become.
+    /// Returns where the word before the cursor begins, and its completions.
     fn complete(&self, before: &str) -> (usize, Vec<String>) {
         let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
         let start = before.len()
@@ -115,14 +116,14 @@ impl Names {
     }
 }
 
-/// The names that a word may become, each once.
+/// Returns the completions of a word, each once.
 fn beginning(word: &str, names: impl Iterator<Item = String>) -> Vec<String> {
     let word = word.to_lowercase();
     let begins = |name: &String| name.trim_start_matches('"').to_lowercase().starts_with(&word);
     names.filter(begins).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// A name as it must stand in SQL.
+/// Returns a name as it is written in SQL.
 fn quoted(name: &str) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if name.chars().all(plain) && !name.starts_with(|c: char| c.is_ascii_digit()) {
@@ -132,7 +133,7 @@ fn quoted(name: &str) -> String {
     }
 }
 
-/// A column of text of any of Arrow's kinds.
+/// Returns a text column of any of Arrow's types.
 fn texts(batch: &RecordBatch, column: usize) -> Vec<String> {
     let Ok(column) = arrow::compute::cast(batch.column(column), &DataType::Utf8) else {
         return Vec::new();
@@ -166,7 +167,7 @@ impl Completer for SqlHelper {
 }
 
 impl Validator for SqlHelper {
-    /// Enter ends a command at once, and a statement behind its semicolon.
+    /// Decides what Enter does. It ends a command at once, and a statement after its semicolon.
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
         let text = context.input().trim();
         let ends = text.starts_with('\\') || is_word_to_leave(text) || is_complete(text);
@@ -182,7 +183,7 @@ impl Hinter for SqlHelper {
 
 impl Helper for SqlHelper {}
 
-/// What people type to leave.
+/// Words with which people leave the prompt.
 pub(super) fn is_word_to_leave(text: &str) -> bool {
     ["exit", "quit", "\\q"].contains(&text.trim_end_matches(';').to_lowercase().as_str())
 }

@@ -20,21 +20,21 @@ use diptych_schemas::outcome::Outcome;
 use datafusion::prelude::SessionContext;
 
 use crate::client::reading::tables_of_all;
-use crate::output::standard_output;
+use crate::output::{screen_width, standard_output};
 
-/// How results are shown.
+/// The form of results.
 #[derive(Clone, Copy)]
 struct View {
     format: OutputFormat,
     limits: TableLimits,
 }
 
-/// What is asked.
+/// The source of the queries.
 enum Asked {
     One(String),
     /// The statements of standard input.
     Several(Vec<String>),
-    /// Whoever sits at the terminal asks.
+    /// The prompt of a terminal.
     Prompt,
 }
 
@@ -86,16 +86,6 @@ fn limits_of(args: &SqlArgs) -> TableLimits {
     }
 }
 
-/// Columns of the terminal that standard output is. None where it is something else.
-fn screen_width() -> Option<usize> {
-    let terminal = std::io::stdout();
-    if !terminal.is_terminal() {
-        return None;
-    }
-    let (width, _) = terminal_size::terminal_size_of(terminal)?;
-    Some(usize::from(width.0)).filter(|width| *width > 0)
-}
-
 fn asked(query: Option<String>, file: Option<&Path>) -> anyhow::Result<Asked> {
     if query.is_some() || file.is_some() {
         return query_text(query, file).map(Asked::One);
@@ -109,13 +99,13 @@ fn asked(query: Option<String>, file: Option<&Path>) -> anyhow::Result<Asked> {
     Ok(Asked::Several(statements::split(&text)))
 }
 
-/// The rows of a query of this machine, which may name files.
+/// Runs a query on this machine. It may name files.
 async fn local(context: &SessionContext, sql: &str) -> anyhow::Result<Rows> {
     register_named_files(context, sql)?;
     Ok(query(context, sql).await?)
 }
 
-/// Makes files known as tables.
+/// Registers files as tables.
 pub(crate) fn register_files(
     context: &SessionContext,
     tables: &[(String, PathBuf)],
@@ -140,7 +130,7 @@ async fn print(rows: Rows, view: View, output: Option<PathBuf>) -> anyhow::Resul
     Ok(())
 }
 
-/// The text of a query that was given itself or in a file.
+/// Returns the text of a query that was given as an argument or in a file.
 pub(crate) fn query_text(query: Option<String>, file: Option<&Path>) -> anyhow::Result<String> {
     match (query, file) {
         (Some(query), _) => Ok(query),

@@ -1,4 +1,5 @@
-//! The prompt of `diptych sql`: statements end with a semicolon, commands begin with a backslash, and an error leads back to the prompt.
+//! The prompt of `diptych sql`. Statements end with a semicolon, commands begin with a backslash.
+//! After an error the prompt comes back.
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -29,15 +30,16 @@ const COMMANDS: &str = "\
 \\x              each row as lines of name and value, or as a table again
 \\rows N         show so many rows; 0: all
 \\q              leave (Ctrl-D does too)
-Statements end with ; and may have several lines. Tab completes, the arrow keys go through earlier ones, Ctrl-C ends a query.";
+Statements end with ; and may have several lines. Tab completes, the arrow keys go \
+through earlier statements, Ctrl-C ends a query.";
 
-/// Answers statements in a session, from within whose runtime it is called.
+/// Runs statements in a session, from within its runtime.
 struct Answers<'a> {
     context: &'a SessionContext,
 }
 
 impl Answers<'_> {
-    /// Prints the rows of a statement. An interrupt by the terminal ends it with an error.
+    /// Prints the rows of a statement. Ctrl-C ends the statement with an error.
     fn print(&self, sql: &str, view: View) -> anyhow::Result<()> {
         let asking = async {
             // Of this statement alone: interrupts of the one before do not end it.
@@ -50,14 +52,14 @@ impl Answers<'_> {
         tokio::task::block_in_place(|| Handle::current().block_on(asking))
     }
 
-    /// The rows of a statement that has few.
+    /// Collects the rows of a statement that has few.
     fn rows(&self, sql: &str) -> anyhow::Result<Vec<RecordBatch>> {
         let asking = async { Ok(local(self.context, sql).await?.collect().await?) };
         tokio::task::block_in_place(|| Handle::current().block_on(asking))
     }
 }
 
-/// Reads statements and commands from the terminal until somebody leaves.
+/// Reads statements and commands from the terminal until the user leaves.
 pub(super) fn run(context: &SessionContext, mut view: View) -> anyhow::Result<Outcome> {
     // From now on an interrupt does not end the process.
     drop(signal(SignalKind::interrupt())?);
@@ -118,13 +120,15 @@ pub(super) fn run(context: &SessionContext, mut view: View) -> anyhow::Result<Ou
     Ok(Outcome::Done)
 }
 
-/// Does what a command behind its backslash says.
+/// Runs a command, without its backslash.
 fn obey(command: &str, answers: &Answers<'_>, view: &mut View) -> anyhow::Result<()> {
     let mut words = command.trim_end_matches(';').split_whitespace();
     match (words.next().unwrap_or_default(), words.next(), words.next()) {
         ("d" | "dt", None, _) => answers.print(
-            "SELECT table_name AS \"table\", string_agg(column_name, ', ' ORDER BY ordinal_position) AS columns \
-             FROM information_schema.columns WHERE table_schema = 'public' GROUP BY table_name ORDER BY table_name",
+            "SELECT table_name AS \"table\", \
+             string_agg(column_name, ', ' ORDER BY ordinal_position) AS columns \
+             FROM information_schema.columns WHERE table_schema = 'public' \
+             GROUP BY table_name ORDER BY table_name",
             *view,
         ),
         ("d", Some(table), None) => answers.print(&format!("DESCRIBE {table}"), *view),
@@ -142,7 +146,7 @@ fn obey(command: &str, answers: &Answers<'_>, view: &mut View) -> anyhow::Result
     }
 }
 
-/// What can be completed; nothing where that cannot be asked.
+/// Returns the names for completion, or none if they cannot be queried.
 fn names(answers: &Answers<'_>) -> Names {
     let asked = || anyhow::Ok(Names::of(&answers.rows(TABLES)?, &answers.rows(FUNCTIONS)?));
     asked()
@@ -150,7 +154,8 @@ fn names(answers: &Answers<'_>) -> Names {
         .unwrap_or_default()
 }
 
-/// The file of earlier statements in the user's folder for state (XDG base directories), which only the user may read.
+/// Returns the file with earlier statements, in the user's state folder (XDG). Only the user can
+/// read it.
 fn history_file() -> io::Result<PathBuf> {
     let absolute =
         |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

@@ -1,6 +1,6 @@
-//! Where one statement ends and the next begins: at semicolons outside of texts, quoted names and comments.
+//! Splits text into statements at semicolons outside of texts, quoted names and comments.
 
-/// The statements of a text, without their semicolons and without empty ones.
+/// Returns the statements of a text, without semicolons and without empty ones.
 pub(super) fn split(text: &str) -> Vec<String> {
     let mut statements = Vec::new();
     let mut begin = 0;
@@ -13,7 +13,7 @@ pub(super) fn split(text: &str) -> Vec<String> {
     statements.into_iter().filter(written).map(|statement| statement.trim().to_owned()).collect()
 }
 
-/// Whether a text ends with a semicolon that ends a statement, or holds no statement at all.
+/// Returns whether a text ends with a semicolon that ends a statement, or holds no statement.
 pub(super) fn is_complete(text: &str) -> bool {
     let found = semicolons(text);
     if found.open {
@@ -23,17 +23,17 @@ pub(super) fn is_complete(text: &str) -> bool {
     is_blank(rest)
 }
 
-/// Whether there are only comments and spaces.
+/// Returns whether there are only comments and spaces.
 fn is_blank(text: &str) -> bool {
     semicolons(text).blank
 }
 
 struct Semicolons {
-    /// Bytes before each.
+    /// Bytes before each semicolon.
     ends: Vec<usize>,
-    /// Whether a text, a quoted name or a comment is still open.
+    /// Whether a text, a quoted name or a comment is still open at the end.
     open: bool,
-    /// Whether there is nothing but comments and spaces.
+    /// Whether the last part holds only comments and spaces.
     blank: bool,
 }
 
@@ -67,7 +67,8 @@ fn semicolons(text: &str) -> Semicolons {
     found
 }
 
-/// Bytes to the end of what opens with so many bytes and ends with `close`; none where it does not end.
+/// Counts the bytes to the end of a part that opens with this many bytes and ends with `close`.
+/// Returns `None` if it does not end.
 fn closed(text: &str, opening: usize, close: &str) -> Option<usize> {
     text[opening..].find(close).map(|place| opening + place + close.len())
 }

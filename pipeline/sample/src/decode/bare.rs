@@ -1,8 +1,8 @@
-//! Decoding and nothing else, as fast as libjpeg-turbo does it: the yardstick of the loader's benchmark.
+//! Bare decoding at the full speed of libjpeg-turbo, the reference of the loader's benchmark.
 
 use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat};
 
-/// A decompressor and a buffer for pixels, both used again for each image.
+/// A decompressor and a buffer for pixels, both reused for each image.
 #[derive(Default)]
 pub struct BareDecoder {
     decompressor: Option<Decompressor>,
@@ -10,8 +10,8 @@ pub struct BareDecoder {
 }
 
 impl BareDecoder {
-    /// Decodes a JPEG to RGB at its full size. Errors do not matter here: the loader reports them. Other formats go through
-    /// the loader's own decoders.
+    /// Decodes a JPEG to RGB at its full size. Errors do not matter here, because the loader
+    /// reports them. Other formats go through the loader's own decoders.
     pub fn decode(&mut self, bytes: &[u8]) {
         if self.jpeg(bytes).is_none() {
             std::hint::black_box(super::decode(bytes, diptych_schemas::MAX_PIXELS).ok());

@@ -1,9 +1,11 @@
-//! JPEG through libjpeg-turbo, as Pillow uses it: accurate DCT, smooth chroma upsampling, no scaling.
+//! JPEG through libjpeg-turbo, with Pillow's settings: accurate DCT, smooth chroma upsampling, no
+//! scaling.
 //!
-//! libjpeg goes on after damage and only warns: after bad codes, lost restart markers, stray bytes between segments. Pillow
-//! ignores its warnings, and so does this: what Pillow reads is read, with the same pixels. A file that is cut is refused, as
-//! Pillow refuses it. libjpeg tells only the first warning of an image, so after another one the markers tell whether the file is
-//! whole.
+//! libjpeg continues after damage and only warns: after bad codes, lost restart markers, stray
+//! bytes between segments. Pillow ignores its warnings, and so does this module, so it reads what
+//! Pillow reads, with equal pixels. A truncated file is refused, as in Pillow. libjpeg reports only
+//! the first warning of an image. After another warning, the markers show whether the file is
+//! complete.
 
 use std::ops::Range;
 
@@ -14,19 +16,20 @@ use crate::limits::check_size;
 use crate::samples::rgb_of_inks;
 use crate::{ImageError, RgbImage, exif};
 
-/// More scans than any encoder writes; each costs a pass over the whole picture, so a small file could keep a core busy for
-/// minutes. The number is that of libjpeg-turbo's own fuzzers.
+/// Most scans of an image, more than any encoder writes. Each costs a pass over the whole picture,
+/// so a small file could keep a core busy for minutes. The number is that of libjpeg-turbo's own
+/// fuzzers.
 const MAX_SCANS: u32 = 500;
 
-/// Warnings after which Pillow goes on, by the text of libjpeg's `jerror.h`. The others are that the file ends early, and one that a
-/// caller's own mistake brings about.
+/// Warnings that Pillow ignores, by the text of libjpeg's `jerror.h`. The other warnings are that
+/// the file ends early, and one for a caller's own mistake.
 const RECOVERABLE: [&str; 10] = [
     "extraneous bytes before marker",
     "unknown JFIF revision number",
     "Unknown Adobe color transform code",
     "Inconsistent progression sequence",
     "Invalid SOS parameters for sequential JPEG",
-    // Profiles are not used, so their flaws are nobody's.
+    // Profiles are not used, so their flaws do not matter.
     "bad ICC marker",
     "bad Huffman code",
     "bad arithmetic code",
@@ -44,7 +47,7 @@ mod marker {
     pub(super) const APP15: u8 = 0xEF;
     pub(super) const COMMENT: u8 = 0xFE;
 
-    /// Markers without a length: TEM, restarts, and a second start.
+    /// Returns whether a marker has no length: TEM, restarts, and a second start.
     pub(super) fn stands_alone(marker: u8) -> bool {
         matches!(marker, 0x01 | 0xD0..=0xD8)
     }
@@ -66,7 +69,7 @@ pub(super) fn decode(
     let plain;
     let (header, bytes) = match decompressor.read_header(bytes) {
         Ok(header) => (header, bytes),
-        // The interface has no way on from a header with a warning, so what is warned about is taken out.
+        // The interface cannot continue after a header with a warning, so its cause is removed.
         Err(error) if is_recoverable(&error) => {
             plain = plain_header(bytes);
             let header = decompressor
@@ -76,7 +79,7 @@ pub(super) fn decode(
         }
         Err(error) => return Err(ImageError::CorruptHeader { detail: error.to_string() }),
     };
-    // Of a JPEG both fit into 16 bits.
+    // In a JPEG both fit into 16 bits.
     check_size(header.width as u32, header.height as u32, max_pixels)?;
 
     let inks = matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK);
@@ -97,7 +100,7 @@ pub(super) fn decode(
         Err(error) => return Err(corrupt(&error)),
     }
     if inks {
-        // Adobe stores inks inverted, and libjpeg hands them out so.
+        // Adobe stores inks inverted, and libjpeg returns them inverted.
         for ink in &mut pixels {
             *ink = 255 - *ink;
         }
@@ -111,19 +114,20 @@ fn is_recoverable(error: &turbojpeg::Error) -> bool {
     RECOVERABLE.iter().any(|warning| text.contains(warning))
 }
 
-/// Bits of a sample, by the frame's header.
+/// Returns the bits per sample in the frame's header.
 fn precision(bytes: &[u8]) -> Option<u8> {
     segments(bytes)
         .find(|(marker, _)| is_frame(*marker))
         .and_then(|(_, payload)| bytes[payload].first().copied())
 }
 
-/// Start of a frame, of any kind: ITU T.81, table B.1.
+/// Returns whether a marker starts a frame of any kind (ITU T.81, table B.1).
 fn is_frame(marker: u8) -> bool {
     matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC)
 }
 
-/// EXIF orientation of the first APP1 segment that holds EXIF; without one, or with a broken one, the picture stays as it is.
+/// Returns the EXIF orientation of the first APP1 segment that holds EXIF. If it is missing or
+/// broken, the picture is not turned.
 fn orientation(bytes: &[u8]) -> Orientation {
     segments(bytes)
         .filter(|(marker, _)| *marker == marker::APP1)
@@ -132,7 +136,8 @@ fn orientation(bytes: &[u8]) -> Orientation {
         .unwrap_or(Orientation::NoTransforms)
 }
 
-/// Segments from the start up to and including the header of the first scan: marker and place of the payload.
+/// Returns the segments up to and including the header of the first scan: marker and range of the
+/// payload.
 fn segments(bytes: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -144,7 +149,7 @@ fn segments(bytes: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> {
             }
             if !marker::stands_alone(marker) {
                 let payload = payload(bytes, at)?;
-                // Nothing but the picture itself follows a scan's header.
+                // Only the picture itself follows a scan's header.
                 at = if marker == marker::START_OF_SCAN { bytes.len() } else { payload.end };
                 return Some((marker, payload));
             }
@@ -152,7 +157,8 @@ fn segments(bytes: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> {
     })
 }
 
-/// The next marker at or after a place, and the place behind it. Stuffed zeros and fill bytes are passed over.
+/// Returns the next marker at or after a place, and the place after it. Stuffed zeros and fill
+/// bytes are skipped.
 fn next_marker(bytes: &[u8], mut at: usize) -> Option<(u8, usize)> {
     loop {
         at += bytes.get(at..)?.iter().position(|byte| *byte == 0xFF)?;
@@ -168,8 +174,10 @@ fn payload(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     (length >= 2 && at + length <= bytes.len()).then_some(at + 2..at + length)
 }
 
-/// Whether libjpeg would run out of bytes before it has all of the picture. The entropy-coded data of a scan end at the first marker
-/// that is no restart, whatever it is; what is missing then is made up. A picture of several scans is read to its end marker.
+/// Returns whether libjpeg would run out of bytes before the end of the picture.
+///
+/// The entropy-coded data of a scan ends at the first marker that is not a restart; libjpeg fills
+/// in the rest. A picture of several scans is read to its end marker.
 fn is_cut(bytes: &[u8]) -> bool {
     let mut components = None;
     let mut in_scan = false;
@@ -200,8 +208,10 @@ fn is_cut(bytes: &[u8]) -> bool {
     true
 }
 
-/// The same picture without stray bytes, comments and application data before its first scan. What decides the colour space
-/// stays: JFIF's segment with a version that is known, Adobe's with the transform that libjpeg assumes for an unknown one.
+/// Removes stray bytes, comments and application data before the first scan.
+///
+/// The parts that determine the colour space stay. JFIF's segment gets a known version, and Adobe's
+/// gets the transform that libjpeg assumes for an unknown one.
 fn plain_header(bytes: &[u8]) -> Vec<u8> {
     let mut plain = vec![0xFF, marker::START_OF_IMAGE];
     let components = |(marker, payload): (u8, Range<usize>)| {

@@ -1,4 +1,5 @@
-//! Decoding against Pillow's pixels (`testdata/`), and against files that are cut, wrong or hostile.
+//! Decoding compared with Pillow's pixels (`testdata/`), and with truncated, wrong or hostile
+//! files.
 
 use std::io::Cursor;
 
@@ -9,7 +10,7 @@ use crate::test_data::own;
 
 const LIMIT: u64 = 1 << 20;
 
-/// Largest difference of a sample to Pillow's.
+/// Returns the largest difference of a sample to Pillow's.
 fn difference(name: &str) -> u8 {
     let image = decode(&own(name), LIMIT).unwrap_or_else(|error| panic!("{name}: {error}"));
     let expected = own(&format!("{name}.rgb"));
@@ -53,7 +54,7 @@ fn flaws_of_a_colour_profile_cost_nothing() {
         let bytes = [&plain[..2], &segments, &plain[2..]].concat();
         assert!(decode(&bytes, LIMIT).as_ref() == Ok(&expected), "{what}");
         crate::probe(&bytes, LIMIT).unwrap();
-        // What is missing is missed all the same.
+        // Missing data is still detected.
         assert!(decode(&bytes[..bytes.len() - 200], LIMIT).is_err(), "{what}");
     }
 }
@@ -187,7 +188,7 @@ fn lossy_webp_is_near_libwebps_pixels() {
     }
 }
 
-/// Files of `testdata` with one of these extensions.
+/// Returns the files of `testdata` with one of these extensions.
 fn files(extensions: &[&str]) -> Vec<String> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
     let names = std::fs::read_dir(folder).unwrap();
@@ -237,7 +238,7 @@ fn jpegs_damaged_within_have_the_pixels_that_pillow_gives() {
         "early_end.jpg",
     ] {
         assert_eq!(difference(name), 0, "{name}");
-        // Cut, it is refused all the same.
+        // A truncated one is still refused.
         let bytes = own(name);
         let cut = &bytes[..bytes.len() - 40];
         assert!(matches!(decode(cut, LIMIT), Err(ImageError::CorruptPixels { .. })), "{name}");
@@ -349,7 +350,7 @@ fn a_header_that_claims_too_many_pixels_is_refused_before_anything_is_allocated(
     assert!(decode(&own("lossy.webp"), 37 * 23).is_ok());
 }
 
-/// A grey PNG of 8 bits.
+/// Creates a grey PNG of 8 bits.
 fn gray_png(width: u32, height: u32) -> Vec<u8> {
     let mut png = Cursor::new(Vec::new());
     let image = image::GrayImage::from_pixel(width, height, image::Luma([200]));
@@ -380,7 +381,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
     #[test]
     fn no_damage_makes_it_panic_or_lie_about_its_size(
-        name in prop::sample::select(vec!["sub2.jpg", "progressive.jpg", "cmyk.jpg", "turned6.jpg", "rgba.png", "palette_transparent.png", "turned6.png", "lossy.webp", "alpha.webp", "frames.gif", "transparent.gif", "rle8.bmp", "alpha_v5.bmp", "lzw.tiff", "palette4.tiff", "group4.tiff", "jpeg.tiff", "tiles.tiff", "planes.tiff", "sub420.avif", "alpha.avif", "lossless.jxl", "lossy.jxl", "lossless.jp2", "lossy.jp2", "sizes.ico", "masked.ico", "plain.ppm", "alpha.pam", "alpha.qoi", "rle.tga"]),
+        name in prop::sample::select(vec!["sub2.jpg", "progressive.jpg", "cmyk.jpg", "turned6.jpg",
+            "rgba.png", "palette_transparent.png", "turned6.png", "lossy.webp", "alpha.webp",
+            "frames.gif", "transparent.gif", "rle8.bmp", "alpha_v5.bmp", "lzw.tiff",
+            "palette4.tiff", "group4.tiff", "jpeg.tiff", "tiles.tiff", "planes.tiff",
+            "sub420.avif", "alpha.avif", "lossless.jxl", "lossy.jxl", "lossless.jp2", "lossy.jp2",
+            "sizes.ico", "masked.ico", "plain.ppm", "alpha.pam", "alpha.qoi", "rle.tga"]),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {

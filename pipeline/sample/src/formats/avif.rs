@@ -1,4 +1,5 @@
-//! AVIF: a picture, or a grid of them, coded as frames of AV1 video, with transparency as a second one.
+//! AVIF: a picture, or a grid of them, coded as frames of AV1 video, with transparency as a second
+//! one.
 
 use image::metadata::Orientation;
 use re_rav1d::dav1d::pixel::YUVRange;
@@ -20,9 +21,8 @@ pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Stored {
     let colours = avif.items.colours(avif.items.primary);
     let of_colours = |picture: &Picture| {
         let matrix = colours.as_ref().map_or_else(|| matrix_of(picture), |nclx| nclx.matrix);
-        let matrix = Matrix::of_number(matrix).ok_or_else(|| {
-            unsupported_kind(format!("an AVIF whose colours are coded by matrix {matrix}"))
-        })?;
+        let matrix = Matrix::of_number(matrix)
+            .ok_or_else(|| unsupported_kind(format!("an AVIF with the colour matrix {matrix}")))?;
         let is_full = colours.as_ref().map_or_else(|| is_full(picture), |nclx| nclx.is_full);
         Ok(pixels_of(picture, matrix, is_full))
     };
@@ -54,17 +54,17 @@ fn open(bytes: &[u8], max_pixels: u64) -> Result<Avif<'_>, ImageError> {
         Items::parse(bytes).ok_or_else(|| corrupt_header("the AVIF's boxes cannot be read"))?;
     let (width, height) = items
         .size(items.primary)
-        .ok_or_else(|| corrupt_header("the AVIF does not say how large its picture is"))?;
+        .ok_or_else(|| corrupt_header("the AVIF does not have the size of its picture"))?;
     check_size(width, height, max_pixels)?;
     let orientation = items.orientation(items.primary);
     Ok(Avif { items, width, height, orientation })
 }
 
-/// Makes samples u8 [H, W, channels] of a frame.
+/// A function that makes samples u8 [H, W, channels] of a frame.
 type Convert<'a> = &'a dyn Fn(&Picture) -> Result<Vec<u8>, ImageError>;
 
 impl Avif<'_> {
-    /// Samples u8 [H, W, channels] of an item, which has the size of the picture.
+    /// Returns the samples u8 [H, W, channels] of an item, which has the size of the picture.
     fn canvas(&self, id: u32, channels: usize, of: Convert) -> Result<Vec<u8>, ImageError> {
         if self.items.kind(id) != Some(b"grid") {
             let picture = self.frame(id)?;
@@ -87,7 +87,7 @@ impl Avif<'_> {
             let (tile_width, tile_height) =
                 *tile_size.get_or_insert((picture.width() as usize, picture.height() as usize));
             if (picture.width() as usize, picture.height() as usize) != (tile_width, tile_height) {
-                return Err(corrupt_pixels("the AVIF's tiles have several sizes"));
+                return Err(corrupt_pixels("the AVIF's tiles have different sizes"));
             }
             let samples = of(&picture)?;
             let left = (index % columns as usize).saturating_mul(tile_width);
@@ -103,14 +103,14 @@ impl Avif<'_> {
         Ok(canvas)
     }
 
-    /// The first frame of an item.
+    /// Returns the first frame of an item.
     fn frame(&self, id: u32) -> Result<Picture, ImageError> {
         if self.items.kind(id) != Some(b"av01") {
             let kind = self.items.kind(id).map(|kind| kind.escape_ascii().to_string());
             let kind = kind.unwrap_or_else(|| "no".into());
-            return Err(unsupported_kind(format!("an AVIF with a picture of {kind} coding")));
+            return Err(unsupported_kind(format!("an AVIF with a picture in {kind} coding")));
         }
-        // Where its assertions are compiled, the decoder ends the process over no bytes at all.
+        // A decoder with compiled assertions ends the process if it gets no bytes.
         let data = self.items.data(id).filter(|data| !data.is_empty());
         let data = data.ok_or_else(|| corrupt_pixels("the AVIF ends within its picture"))?;
         let mut settings = Settings::new();
@@ -155,7 +155,7 @@ fn matrix_of(picture: &Picture) -> u16 {
         Known::ST240M => 7,
         Known::YCgCo => 8,
         Known::BT2020NonConstantLuminance => 9,
-        // Numbers of no matrix that is handled.
+        // A number without a supported matrix.
         _ => 14,
     }
 }
@@ -188,7 +188,7 @@ impl Samples {
     }
 }
 
-/// Luma u8 [H, W].
+/// Returns luma u8 [H, W].
 fn luma_of(picture: &Picture, is_full: bool) -> Vec<u8> {
     let levels = Levels::new(is_full, picture.bit_depth() as u32);
     let luma = Samples::new(picture, Component::Y);
@@ -199,7 +199,8 @@ fn luma_of(picture: &Picture, is_full: bool) -> Vec<u8> {
         .collect()
 }
 
-/// RGB u8 [H, W, 3]. Colour differences that are stored for pairs of pixels are interpolated, as libavif does it.
+/// Returns RGB u8 [H, W, 3]. Colour differences that are stored for pairs of pixels are
+/// interpolated, as in libavif.
 fn pixels_of(picture: &Picture, matrix: Matrix, is_full: bool) -> Vec<u8> {
     let (across, down) = match picture.pixel_layout() {
         PixelLayout::I400 => return rgb(luma_of(picture, is_full), 1),
@@ -227,7 +228,7 @@ fn pixels_of(picture: &Picture, matrix: Matrix, is_full: bool) -> Vec<u8> {
     pixels
 }
 
-/// The nearest sample of a row of colour differences, and the second nearest.
+/// Returns the nearest sample of a row of colour differences, and the second nearest.
 fn neighbours(at: usize, of: usize, is_halved: bool) -> (usize, usize) {
     if !is_halved {
         return (at, at);

@@ -1,5 +1,5 @@
-//! The boxes of an AVIF: ISO/IEC 14496-12 and 23008-12, as far as a picture needs them. What is read of a box is read with every
-//! length checked, and nothing is allocated by what a number claims.
+//! The boxes of an AVIF (ISO/IEC 14496-12 and 23008-12) that a picture needs. Every length is
+//! checked, and nothing is allocated by the numbers in a file.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,32 +8,32 @@ use image::metadata::Orientation;
 
 type Kind = [u8; 4];
 
-/// Pictures, tiles and masks of one file. More than any encoder writes.
+/// Most pictures, tiles and masks of one file, more than any encoder writes.
 const MAX_ITEMS: usize = 4096;
 
-/// The items of a file and what is said of them.
+/// The items of a file and their properties.
 pub(super) struct Items<'a> {
     file: &'a [u8],
-    /// Bytes that lie in the header.
+    /// Bytes inside the header.
     inline: &'a [u8],
     pub(super) primary: u32,
     kinds: HashMap<u32, Kind>,
     places: HashMap<u32, Place>,
     properties: Vec<(Kind, &'a [u8])>,
-    /// Numbers of properties by item, from 0.
+    /// Indices of properties by item, from 0.
     properties_of: HashMap<u32, Vec<usize>>,
     /// Kind, from, to.
     references: Vec<(Kind, u32, Vec<u32>)>,
 }
 
-/// Where an item's bytes are.
+/// The place of an item's bytes.
 struct Place {
     is_inline: bool,
     /// Start and length; a length of 0 means to the end.
     parts: Vec<(u64, u64)>,
 }
 
-/// A picture that is put together of others.
+/// A picture that is composed of others.
 pub(super) struct Grid {
     pub(super) columns: u32,
     pub(super) width: u32,
@@ -41,14 +41,14 @@ pub(super) struct Grid {
     pub(super) tiles: Vec<u32>,
 }
 
-/// What `nclx` says of colours.
+/// The colours in a `nclx` property.
 pub(super) struct Colours {
     pub(super) matrix: u16,
     pub(super) is_full: bool,
 }
 
 impl<'a> Items<'a> {
-    /// `None`: a box that is needed is missing or broken.
+    /// Parses the boxes of a file. Returns `None` if a required box is missing or broken.
     pub(super) fn parse(file: &'a [u8]) -> Option<Self> {
         let (_, meta) = boxes(file).find(|(kind, _)| kind == b"meta")?;
         let mut items = Self {
@@ -114,7 +114,7 @@ impl<'a> Items<'a> {
                 let from = start.checked_add(reader.number(offset)?)?;
                 place.parts.push((from, reader.number(size)?));
             }
-            // Bytes of other items are not followed.
+            // Bytes in other items are not supported.
             if construction < 2 {
                 self.places.insert(id, place);
             }
@@ -170,7 +170,7 @@ impl<'a> Items<'a> {
         self.kinds.get(&id)
     }
 
-    /// The bytes of an item.
+    /// Returns the bytes of an item.
     pub(super) fn data(&self, id: u32) -> Option<Cow<'a, [u8]>> {
         let place = self.places.get(&id)?;
         let whole = if place.is_inline { self.inline } else { self.file };
@@ -184,7 +184,7 @@ impl<'a> Items<'a> {
                 let mut all = Vec::new();
                 for one in parts {
                     all.extend_from_slice(part(one)?);
-                    // Parts may lie over each other, so that few bytes name many.
+                    // Parts may overlap, so that few bytes name many.
                     if all.len() > self.file.len() {
                         return None;
                     }
@@ -200,7 +200,7 @@ impl<'a> Items<'a> {
         all.find(|(found, _)| *found == kind).map(|(_, content)| *content)
     }
 
-    /// Width and height of an item as it is stored.
+    /// Returns the stored width and height of an item.
     pub(super) fn size(&self, id: u32) -> Option<(u32, u32)> {
         let mut reader = Reader(self.property(id, *b"ispe")?);
         reader.version()?;
@@ -210,7 +210,8 @@ impl<'a> Items<'a> {
     pub(super) fn orientation(&self, id: u32) -> Orientation {
         let first =
             |kind: &Kind| self.property(id, *kind).and_then(|content| content.first()).copied();
-        // Quarter turns against the clock, and then which parts change places: 0 top and bottom, 1 left and right.
+        // Quarter turns counterclockwise, then the mirrored sides: 0 top and bottom, 1 left and
+        // right.
         let turns = first(b"irot").unwrap_or(0) & 3;
         let exif = match (turns, first(b"imir").map(|axis| axis & 1)) {
             (0, None) => 1,
@@ -235,7 +236,8 @@ impl<'a> Items<'a> {
         Some(Colours { matrix, is_full: reader.number(1)? & 0x80 != 0 })
     }
 
-    /// The item that holds the transparency of another, and whether the colours were multiplied by it.
+    /// Returns the item that holds the transparency of another, and whether the colours were
+    /// multiplied by it.
     pub(super) fn alpha(&self, of: u32) -> Option<(u32, bool)> {
         const NAMES: [&[u8]; 2] =
             [b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"];
@@ -270,7 +272,7 @@ impl<'a> Items<'a> {
     }
 }
 
-/// The boxes that lie one behind the other. One that is longer than what is there ends it.
+/// Iterates over consecutive boxes. Ends at a box that is longer than the rest.
 fn boxes(mut bytes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
     std::iter::from_fn(move || {
         let mut reader = Reader(bytes);
@@ -287,7 +289,7 @@ fn boxes(mut bytes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
     })
 }
 
-/// Big-endian numbers, one behind the other.
+/// A reader of consecutive big-endian numbers.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -297,13 +299,13 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    /// A number of up to 8 bytes; of none it is 0.
+    /// Reads a number of up to 8 bytes; of 0 bytes it is 0.
     fn number(&mut self, length: usize) -> Option<u64> {
         let bytes = self.take(length).filter(|bytes| bytes.len() <= 8)?;
         Some(bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
-    /// The version of a box that has one.
+    /// Reads the version of a box that has one.
     fn version(&mut self) -> Option<u64> {
         self.number(4).map(|head| head >> 24)
     }

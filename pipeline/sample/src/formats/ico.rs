@@ -1,5 +1,8 @@
-//! ICO: Windows' icons. Of its pictures the one that Pillow takes is decoded: the largest, and of these the one of fewest colours.
-//! `image` takes another one, and turns away those that are no RGBA, so it gets a file of one picture.
+//! ICO: Windows' icons. The picture that Pillow selects is decoded: the largest, and of these the
+//! one with the fewest colours.
+//!
+//! `image` selects another one and refuses pictures other than RGBA, so it gets a file with one
+//! picture.
 
 use image::ImageFormat;
 use image::metadata::Orientation;
@@ -7,7 +10,7 @@ use image::metadata::Orientation;
 use super::{Stored, StoredSize, corrupt_header, simple};
 use crate::ImageError;
 
-/// Bytes of the file's head and of the entry of each picture.
+/// Bytes of the file's header and of the entry of each picture.
 const HEAD: usize = 6;
 const ENTRY: usize = 16;
 
@@ -63,7 +66,7 @@ fn largest(bytes: &[u8]) -> Result<Picture<'_>, ImageError> {
         return Ok(Picture::Whole(picture));
     }
     let mut alone = b"\0\0\x01\0\x01\0".to_vec();
-    // What the bitmap itself says counts: entries are wrong about it, and `image` compares.
+    // The bitmap's own header counts, because entries are often wrong and `image` compares them.
     let inner = |at: usize| {
         let bytes = picture.get(at..at + 4).map(|n| u32::from_le_bytes([n[0], n[1], n[2], n[3]]));
         bytes.ok_or_else(|| corrupt_header("the icon's bitmap ends within its header"))

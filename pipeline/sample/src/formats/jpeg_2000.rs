@@ -8,7 +8,7 @@ use crate::limits::check_size;
 use crate::samples::{rgb, rgb_of_inks};
 use crate::{ImageError, RgbImage};
 
-/// A file that is cut is an error.
+/// A truncated file is an error.
 const SETTINGS: DecodeSettings =
     DecodeSettings { resolve_palette_indices: true, strict: true, target_resolution: None };
 
@@ -27,10 +27,10 @@ pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Stored {
     let channels = decoded.components().len();
     let pixels = u64::from(width) * u64::from(height);
     if decoded.components().iter().any(|one| one.samples().len() as u64 != pixels) {
-        return Err(unsupported_kind("a JPEG 2000 picture with components of several sizes"));
+        return Err(unsupported_kind("a JPEG 2000 picture with components of different sizes"));
     }
     if channels > 4 || channels < usize::from(colours) {
-        return Err(unsupported_kind(format!("a JPEG 2000 picture of {channels} components")));
+        return Err(unsupported_kind(format!("a JPEG 2000 picture with {channels} components")));
     }
     let samples = decoded.data_u8();
     let pixels = if has_inks { rgb_of_inks(&samples) } else { rgb(samples, channels as u8) };

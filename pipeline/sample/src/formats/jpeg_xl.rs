@@ -1,4 +1,5 @@
-//! JPEG XL, by the decoder of its own project. It applies the orientation itself. Profiles are ignored, as they are of other formats.
+//! JPEG XL, with the decoder of its own project. The decoder applies the orientation itself.
+//! Profiles are ignored, as in other formats.
 
 use image::metadata::Orientation;
 use jxl::api::{
@@ -11,7 +12,7 @@ use crate::limits::check_size;
 use crate::samples::rgb;
 use crate::{ImageError, RgbImage};
 
-/// Channels that are decoded of one picture: colours, alpha, and one that is not shown.
+/// Most decoded channels of a picture: colours, alpha, and one that is not displayed.
 const MOST_CHANNELS: u64 = 5;
 
 pub(crate) fn size(bytes: &[u8], max_pixels: u64) -> StoredSize {
@@ -56,11 +57,11 @@ pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Stored {
     Ok((RgbImage { width, height, pixels }, Orientation::NoTransforms))
 }
 
-/// A picture of which the header has been read.
+/// A picture whose header has been read.
 struct Opened<'a> {
     decoder: JxlDecoder,
     rest: &'a [u8],
-    /// Pixels, as shown.
+    /// Pixels, as displayed.
     width: u32,
     height: u32,
 }
@@ -76,7 +77,7 @@ fn open(bytes: &[u8], max_pixels: u64) -> Result<Opened<'_>, ImageError> {
         Event::BasicInfo => {}
         _ => return Err(corrupt_header("the JPEG XL picture ends within its header")),
     }
-    let info = decoder.basic_info().ok_or_else(|| corrupt_header("no header was found"))?;
+    let info = decoder.basic_info().ok_or_else(|| corrupt_header("it has no header"))?;
     let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
     let (width, height) = (side(info.size.0), side(info.size.1));
     check_size(width, height, max_pixels)?;

@@ -1,4 +1,5 @@
-//! The formats beside JPEG, one a file: the size and orientation that a header claims, and the pixels as they are stored.
+//! The formats other than JPEG, one per file: the size and orientation in a header, and the stored
+//! pixels.
 
 use image::metadata::Orientation;
 
@@ -13,14 +14,14 @@ pub(crate) mod simple;
 pub(crate) mod tiff;
 mod yuv;
 
-/// Pixels as they are stored, and how they have to be turned to be shown.
+/// Stored pixels, and the orientation that displays them correctly.
 pub(crate) type Stored = Result<(RgbImage, Orientation), ImageError>;
-/// Width and height as they are stored, and how they have to be turned.
+/// Stored width and height, and the orientation.
 pub(crate) type StoredSize = Result<(u32, u32, Orientation), ImageError>;
 
-/// What decoders may allocate beside the pixels: palettes, dictionaries, metadata chunks.
+/// Most memory of decoders in addition to the pixels: palettes, dictionaries, metadata chunks.
 const DECODER_MEMORY: u64 = 64 << 20;
-/// Bytes of a pixel in the widest form that a decoder hands out: RGBA of 16 bits.
+/// Bytes of a pixel in the widest decoded form: RGBA of 16 bits.
 const WIDEST_PIXEL: u64 = 8;
 
 fn corrupt_header(error: impl std::fmt::Display) -> ImageError {
@@ -31,9 +32,9 @@ fn corrupt_pixels(error: impl std::fmt::Display) -> ImageError {
     ImageError::CorruptPixels { detail: error.to_string() }
 }
 
-/// A kind of a format that is read in its other kinds.
+/// Returns the error for an unsupported variant of a supported format.
 fn unsupported_kind(what: impl std::fmt::Display) -> ImageError {
     ImageError::UnsupportedFormat {
-        what: format!("{what}, which is not read: convert it to JPEG, PNG or WebP"),
+        what: format!("{what}, which is not supported: convert it to JPEG, PNG or WebP"),
     }
 }

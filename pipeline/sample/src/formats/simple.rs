@@ -1,4 +1,4 @@
-//! The formats that `image` decodes to the pixels that are wanted: PNG, WebP, GIF, BMP, PNM, QOI and TGA.
+//! The formats that `image` decodes to the expected pixels: PNG, WebP, GIF, BMP, PNM, QOI and TGA.
 
 use std::io::Cursor;
 
@@ -23,7 +23,7 @@ pub(crate) fn decode(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Stor
     check_size(width, height, max_pixels)?;
     let orientation = orientation(&mut decoder);
     let kind = decoder.color_type();
-    // At most WIDEST_PIXEL for each pixel, since other kinds are refused before.
+    // At most WIDEST_PIXEL for each pixel, since other kinds were refused before.
     let channels = channels(kind)?;
     let mut samples = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut samples).map_err(corrupt_pixels)?;
@@ -38,7 +38,7 @@ fn decoder(
     format: ImageFormat,
     max_pixels: u64,
 ) -> Result<impl ImageDecoder + '_, ImageError> {
-    // QOI's decoder has a limit of its own, and would call a larger picture broken.
+    // QOI's decoder has its own limit, and would call a larger picture broken.
     if let (ImageFormat::Qoi, Some(&[a, b, c, d, e, f, g, h])) = (format, bytes.get(4..12)) {
         let [width, height] = [[a, b, c, d], [e, f, g, h]].map(u32::from_be_bytes);
         check_size(width, height, max_pixels)?;
@@ -55,13 +55,14 @@ fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     exif.as_deref().and_then(exif::orientation).unwrap_or(Orientation::NoTransforms)
 }
 
-/// Channels of a pixel in the forms in which these formats come: 8 or 16 bits of grey or RGB, with alpha or without.
+/// Returns the channels per pixel of the forms that these formats have: 8 or 16 bits of grey or
+/// RGB, with or without alpha.
 fn channels(kind: ColorType) -> Result<u8, ImageError> {
     match kind {
         ColorType::L8 | ColorType::L16 => Ok(1),
         ColorType::La8 | ColorType::La16 => Ok(2),
         ColorType::Rgb8 | ColorType::Rgb16 => Ok(3),
         ColorType::Rgba8 | ColorType::Rgba16 => Ok(4),
-        other => Err(corrupt_pixels(format!("pixels of kind {other:?} are not read"))),
+        other => Err(corrupt_pixels(format!("pixels of kind {other:?} are not supported"))),
     }
 }

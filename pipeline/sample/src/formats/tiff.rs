@@ -1,5 +1,6 @@
-//! TIFF, the first page: grey of any depth, RGB, palettes, CMYK and YCbCr, with alpha or without, in strips or tiles, uncompressed or
-//! by LZW, deflate, PackBits, JPEG, Zstandard or CCITT group 4. What Pillow reads beyond that is named in the error.
+//! TIFF, the first page: grey of any depth, RGB, palettes, CMYK and YCbCr, with or without alpha,
+//! in strips or tiles. Uncompressed or with LZW, deflate, PackBits, JPEG, Zstandard or CCITT group
+//! 4. An error names any other variant that Pillow reads.
 
 use std::io::Cursor;
 
@@ -20,7 +21,7 @@ use crate::{ImageError, RgbImage};
 /// TIFF 6.0: numbers of `PhotometricInterpretation`.
 const BLACK_IS_ZERO: u16 = 1;
 const PALETTE: u16 = 3;
-/// Of `ExtraSamples`: the colours were multiplied by this alpha, and this is alpha.
+/// Values of `ExtraSamples`: premultiplied and plain alpha.
 const ASSOCIATED_ALPHA: u16 = 1;
 const UNASSOCIATED_ALPHA: u16 = 2;
 
@@ -51,7 +52,7 @@ pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Stored {
         of_samples(samples(&mut decoder)?)?
     };
     if pixels.len() as u64 != 3 * u64::from(width) * u64::from(height) {
-        return Err(corrupt_pixels("the TIFF's strips do not add up to its size"));
+        return Err(corrupt_pixels("the TIFF's strips do not match its size"));
     }
     Ok((RgbImage { width, height, pixels }, orientation))
 }
@@ -65,7 +66,7 @@ fn open(bytes: &[u8], max_pixels: u64) -> Result<Open<'_>, ImageError> {
     Ok(decoder.with_limits(limits))
 }
 
-/// What the decoder cannot do is not damage.
+/// Maps an error. A variant that the decoder does not support is not damage.
 fn described(error: tiff::TiffError) -> ImageError {
     match error {
         tiff::TiffError::UnsupportedError(what) => {
@@ -88,10 +89,10 @@ fn number(decoder: &mut Open, tag: Tag) -> Result<Option<u16>, ImageError> {
 struct Samples {
     /// u8 [H, W, channels].
     values: Vec<u8>,
-    /// Of each pixel.
+    /// Per pixel.
     channels: usize,
     kind: ColorType,
-    /// What the channels behind the colours are.
+    /// The meaning of the channels after the colours.
     extra: Option<u16>,
 }
 
@@ -112,9 +113,9 @@ fn samples(decoder: &mut Open) -> Result<Samples, ImageError> {
             let most = ((1_u16 << bits) - 1) as u8;
             let numbers = match bits {
                 1 | 2 | 4 => unpacked(&packed, width as usize, bits),
-                _ => return Err(unsupported_kind(format!("a TIFF of {bits} bits a sample"))),
+                _ => return Err(unsupported_kind(format!("a TIFF with {bits} bits per sample"))),
             };
-            // Indices of a palette stay what they are: see `of_palette`.
+            // Palette indices are scaled, too: see `of_palette`.
             numbers.into_iter().map(|number| number * (255 / most)).collect()
         }
         DecodingResult::U16(samples) if bits == 16 => {
@@ -122,7 +123,7 @@ fn samples(decoder: &mut Open) -> Result<Samples, ImageError> {
             keep_upper_bytes(&mut bytes);
             bytes
         }
-        // As Pillow shows numbers that are no levels: cut to 0 … 255.
+        // Like Pillow, numbers that are not levels are cut to 0 … 255.
         DecodingResult::F32(samples) if channels == 1 => {
             samples.into_iter().map(|sample| sample as u8).collect()
         }
@@ -139,7 +140,9 @@ fn samples(decoder: &mut Open) -> Result<Samples, ImageError> {
             samples.into_iter().map(|sample| sample.clamp(0, 255) as u8).collect()
         }
         _ => {
-            return Err(unsupported_kind(format!("a TIFF of {channels} × {bits} bits a pixel")));
+            return Err(unsupported_kind(format!(
+                "a TIFF with {channels} × {bits} bits per pixel"
+            )));
         }
     };
     let is_planar = layout.planes > 1;
@@ -158,7 +161,7 @@ fn samples(decoder: &mut Open) -> Result<Samples, ImageError> {
     })
 }
 
-/// u8 [H, W, 3] of all kinds but palettes.
+/// Returns u8 [H, W, 3] for all kinds except palettes.
 fn of_samples(found: Samples) -> Result<Vec<u8>, ImageError> {
     let Samples { values: mut samples, channels, kind, extra } = found;
     match kind {
@@ -186,17 +189,17 @@ fn of_samples(found: Samples) -> Result<Vec<u8>, ImageError> {
             };
             Ok(samples.chunks_exact(3).flat_map(convert).collect())
         }
-        other => Err(unsupported_kind(format!("a TIFF of pixels of kind {other:?}"))),
+        other => Err(unsupported_kind(format!("a TIFF with pixels of kind {other:?}"))),
     }
 }
 
-/// Colours of a palette, which are all reds, all greens, all blues, of 16 bits each.
+/// Looks up colours in a palette, which holds all reds, all greens, all blues, of 16 bits each.
 fn of_palette(levels: &[u8], colours: &[u16]) -> Result<Vec<u8>, ImageError> {
     let count = colours.len() / 3;
     if !matches!(count, 2 | 4 | 16 | 256) {
         return Err(corrupt_header(format!("the TIFF's palette has {count} colours")));
     }
-    // Indices of fewer than 8 bits have been spread over 0 … 255.
+    // Indices of fewer than 8 bits were spread over 0 … 255.
     let step = 255 / (count - 1);
     let pixel = |level: &u8| {
         let index = usize::from(*level) / step;
@@ -205,7 +208,8 @@ fn of_palette(levels: &[u8], colours: &[u16]) -> Result<Vec<u8>, ImageError> {
     Ok(levels.iter().flat_map(pixel).collect())
 }
 
-/// The file with its palette's indices declared to be levels of grey: the decoder reads no palettes.
+/// Returns the file with its palette indices declared as grey levels, because the decoder does not
+/// read palettes.
 fn palette_as_grey(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     let broken = || corrupt_header("the TIFF's first directory cannot be read");
     let is_little = bytes.starts_with(b"II");
@@ -217,7 +221,8 @@ fn palette_as_grey(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
             if is_little { part.iter().rev().fold(0, append) } else { part.iter().fold(0, append) };
         usize::try_from(number).ok()
     };
-    // Where the directory's place is, and the lengths of a place, of the number of entries, of an entry and of its head.
+    // The place of the directory's offset, and the lengths of an offset, of the number of entries,
+    // of an entry and of its head.
     let (at, place, count, entry, head) =
         if is_big_tiff { (8, 8, 8, 20, 12) } else { (4, 4, 2, 12, 8) };
     let directory = number(at, place).ok_or_else(broken)?;

@@ -1,9 +1,9 @@
 //! From luma and colour differences to RGB: ITU-T H.273.
 
-/// How luma and colour differences were made of RGB.
+/// The matrix that made luma and colour differences from RGB.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Matrix {
-    /// How much red and blue weigh in luma: table 4.
+    /// Weights of red and blue in luma: table 4.
     Weights { red: f32, blue: f32 },
     /// Green, blue, red.
     Identity,
@@ -14,12 +14,13 @@ pub(super) enum Matrix {
 impl Matrix {
     pub(super) const BT601: Self = Self::Weights { red: 0.299, blue: 0.114 };
 
-    /// By the number of its `MatrixCoefficients`. `None`: one that is not handled.
+    /// Returns the matrix with this number of `MatrixCoefficients`, or `None` if it is not
+    /// supported.
     pub(super) fn of_number(number: u16) -> Option<Self> {
         match number {
             0 => Some(Self::Identity),
             1 => Some(Self::Weights { red: 0.2126, blue: 0.0722 }),
-            // Unspecified: what libavif takes.
+            // Unspecified: libavif's choice.
             2 | 5 | 6 => Some(Self::BT601),
             4 => Some(Self::Weights { red: 0.30, blue: 0.11 }),
             7 => Some(Self::Weights { red: 0.212, blue: 0.087 }),
@@ -30,7 +31,7 @@ impl Matrix {
     }
 }
 
-/// Which numbers mean black, white and no colour.
+/// The numbers for black, white and no colour.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Levels {
     black: f32,
@@ -42,7 +43,8 @@ pub(super) struct Levels {
 }
 
 impl Levels {
-    /// Of samples of so many bits, from 8, over all numbers or the limited range of video.
+    /// Returns the levels of samples with at least 8 bits, over the full range of numbers or the
+    /// limited range of video.
     pub(super) fn new(is_full: bool, bits: u32) -> Self {
         let factor = (1_u32 << (bits - 8)) as f32;
         let middle = 128.0 * factor;
@@ -54,19 +56,19 @@ impl Levels {
         }
     }
 
-    /// Luma, or a sample of alpha, as a byte.
+    /// Converts luma, or a sample of alpha, to a byte.
     pub(super) fn byte(self, number: f32) -> u8 {
         byte((number - self.black) / self.luma)
     }
 }
 
-/// A level of 0 … 1 as a byte.
+/// Converts a level in 0 … 1 to a byte.
 fn byte(level: f32) -> u8 {
     // Casts from floats saturate.
     (level * 255.0 + 0.5) as u8
 }
 
-/// Luma, blue difference and red difference to red, green and blue.
+/// Converts luma, blue difference and red difference to red, green and blue.
 pub(super) fn rgb_of_yuv([y, u, v]: [f32; 3], matrix: Matrix, levels: Levels) -> [u8; 3] {
     let luma = (y - levels.black) / levels.luma;
     let [blue, red] = [u, v].map(|number| (number - levels.middle) / levels.chroma);

@@ -1,8 +1,9 @@
-//! CLIP's published byte-pair vocabulary as token strings and merges, which is the form that other tools want.
+//! CLIP's published byte-pair vocabulary as token strings and merges, the format of other tools.
 //!
-//! `instant-clip-tokenizer` carries the vocabulary but shows only what its tokens decode to. Strings and merges follow from
-//! that: a token's bytes are read through completions to valid UTF-8, and the pair that a merge joins is what the merges
-//! before it make of the joined bytes. A test compares the result with the crate's own encoder.
+//! `instant-clip-tokenizer` contains the vocabulary but exposes only the decoded tokens. Strings
+//! and merges follow from these. A token's bytes are found by completing them to valid UTF-8. A
+//! merge joins the pair that the earlier merges leave of the joined bytes. A test compares the
+//! result with the crate's own encoder.
 
 use std::collections::HashMap;
 
@@ -10,9 +11,9 @@ use instant_clip_tokenizer as instant;
 
 use super::error::TokenizerError;
 
-/// What Hugging Face calls the token that OpenAI's code calls `<start_of_text>`.
+/// Hugging Face's name of the token that OpenAI's code calls `<start_of_text>`.
 pub(super) const START: &str = "<|startoftext|>";
-/// What Hugging Face calls the token that OpenAI's code calls `<end_of_text>`.
+/// Hugging Face's name of the token that OpenAI's code calls `<end_of_text>`.
 pub(super) const END: &str = "<|endoftext|>";
 /// Marks a token at the end of a word.
 pub(super) const WORD_END: &str = "</w>";
@@ -26,13 +27,13 @@ pub struct Vocabulary {
     pub merges: Vec<(String, String)>,
 }
 
-/// One token while the vocabulary is taken apart: its bytes, and whether it ends a word.
+/// The bytes of one token, and whether it ends a word.
 struct Piece {
     bytes: Vec<u8>,
     ends_word: bool,
 }
 
-/// CLIP's 49,408 tokens and 48,894 merges.
+/// Returns CLIP's 49,408 tokens and 48,894 merges.
 pub(super) fn clip_vocabulary() -> Result<Vocabulary, TokenizerError> {
     let source = instant::Tokenizer::new();
     let alphabet = alphabet();
@@ -69,7 +70,8 @@ pub(super) fn clip_vocabulary() -> Result<Vocabulary, TokenizerError> {
     Ok(Vocabulary { tokens, merges })
 }
 
-/// Bytes in the order of their tokens, each with the printable character that stands for it (GPT-2's `bytes_to_unicode`).
+/// Returns bytes in the order of their tokens, each with its printable stand-in (GPT-2's
+/// `bytes_to_unicode`).
 fn alphabet() -> Vec<(u8, char)> {
     let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let shown = (0..=255).filter(printable).map(|byte| (byte, char::from(byte)));
@@ -78,10 +80,11 @@ fn alphabet() -> Vec<(u8, char)> {
     shown.chain(hidden.zip(stand_ins)).collect()
 }
 
-/// A token's bytes. The crate decodes to text, so where a token begins or ends within a character, it is decoded together
-/// with bytes that complete the character; they are then taken off again.
+/// Returns a token's bytes. The crate decodes to text. So a token that starts or ends within a
+/// character is decoded together with bytes that complete the character, which are then removed.
 fn piece(source: &instant::Tokenizer, token: u16, byte_tokens: &[u16; 256]) -> Option<Piece> {
-    // Lead bytes for one, two or three orphaned continuation bytes, and continuations that any lead byte accepts.
+    // Lead bytes for one, two or three orphaned continuation bytes, and continuations that any lead
+    // byte accepts.
     const BEFORE: [&[u8]; 4] = [&[], &[0xC3], &[0xE1], &[0xF1]];
     const AFTER: [&[u8]; 7] = [
         &[],
@@ -102,7 +105,8 @@ fn piece(source: &instant::Tokenizer, token: u16, byte_tokens: &[u16; 256]) -> O
             continue;
         }
         let mut bytes = text.as_bytes()[before.len()..text.len() - after.len()].to_vec();
-        // The decoder writes the end of a word as a space, which no token of more than one byte holds.
+        // The decoder writes the end of a word as a space, which no token of more than one byte
+        // holds.
         let ends_word = bytes.last() == Some(&b' ');
         if ends_word {
             bytes.pop();
@@ -117,7 +121,7 @@ fn piece(source: &instant::Tokenizer, token: u16, byte_tokens: &[u16; 256]) -> O
     Some(Piece { bytes: replacement.into_bytes(), ends_word: place + 1 == encoded.len() })
 }
 
-/// The two tokens that a merge joins: what the merges before it leave of its bytes.
+/// Returns the two tokens that a merge joins: the rest of its bytes after the earlier merges.
 fn halves(
     piece: &Piece,
     byte_tokens: &[u16; 256],
@@ -156,7 +160,8 @@ mod tests {
     fn vocabulary_has_openais_size_and_its_first_and_last_merges() {
         let vocabulary = clip_vocabulary().unwrap();
         assert_eq!((vocabulary.tokens.len(), vocabulary.merges.len()), (49_408, 48_894));
-        // The first lines of bpe_simple_vocab_16e6.txt, and the last one that CLIP uses (line 48,895).
+        // The first lines of bpe_simple_vocab_16e6.txt, and the last one that CLIP uses (line
+        // 48,895).
         let merge = |index: usize| {
             (vocabulary.merges[index].0.as_str(), vocabulary.merges[index].1.as_str())
         };

@@ -1,14 +1,14 @@
-//! References to characters as Python's `html.unescape` undoes them: with and without a semicolon, by name and by number, numbers of
-//! Windows-1252 as what was meant.
+//! Decoding of character references like Python's `html.unescape`: with and without a semicolon, by
+//! name and by number. Numbers of Windows-1252 become the intended characters.
 
 use htmlize::{ENTITIES, ENTITY_MAX_LENGTH};
 
 use super::mojibake::windows_1252;
 
-/// Longest name that ftfy looks at.
+/// Longest name that ftfy recognises.
 const MAX_NAME: usize = 24;
 
-/// Undoes all references.
+/// Decodes all references.
 pub(super) fn unescape(text: &str) -> String {
     replaced(text, |reference| match number(reference) {
         Some(found) => Some(found),
@@ -16,8 +16,8 @@ pub(super) fn unescape(text: &str) -> String {
     })
 }
 
-/// Undoes those that end with a semicolon, as ftfy does: a name that is not known stays whole, and one in capitals is that character in
-/// upper case (`&EACUTE;`).
+/// Decodes references that end with a semicolon, like ftfy. An unknown name stays, and a name in
+/// capitals gives the character in upper case (`&EACUTE;`).
 pub(super) fn unescape_whole_references(text: &str) -> String {
     replaced(text, |reference| {
         let end = reference.find(';').filter(|end| (2..=MAX_NAME + 2).contains(end))?;
@@ -39,7 +39,8 @@ pub(super) fn unescape_whole_references(text: &str) -> String {
     })
 }
 
-/// The text with each `&…` for which there is something else. `find` gives the length of a reference at the beginning of a text.
+/// Replaces each `&…` that has a replacement. `find` returns the length of a reference at the start
+/// of a text, and its replacement.
 fn replaced(text: &str, find: impl Fn(&str) -> Option<(usize, String)>) -> String {
     let mut done = String::with_capacity(text.len());
     let mut rest = text;
@@ -57,7 +58,7 @@ fn entity(reference: &str) -> Option<&'static str> {
     ENTITIES.get(reference.as_bytes()).and_then(|text| str::from_utf8(text).ok())
 }
 
-/// The longest name that is known, with its semicolon or without.
+/// Returns the longest known name, with or without its semicolon.
 fn name(reference: &str) -> Option<(usize, String)> {
     let letters = reference[1..].bytes().take_while(u8::is_ascii_alphanumeric).count();
     let with_end = 1 + letters + usize::from(reference.as_bytes().get(1 + letters) == Some(&b';'));
@@ -66,7 +67,7 @@ fn name(reference: &str) -> Option<(usize, String)> {
         .find_map(|length| Some((length, entity(&reference[..length])?.to_owned())))
 }
 
-/// `&#233;`, `&#xe9`.
+/// Decodes `&#233;` or `&#xe9`.
 fn number(reference: &str) -> Option<(usize, String)> {
     let digits = reference.strip_prefix("&#")?;
     let (radix, digits) = match digits.strip_prefix(['x', 'X']) {
@@ -84,7 +85,8 @@ fn number(reference: &str) -> Option<(usize, String)> {
     Some((length, meant(number)))
 }
 
-/// What a number stands for: HTML's table for Windows-1252, nothing for what is no character, U+FFFD for what cannot be one.
+/// Returns the meaning of a number: HTML's table for Windows-1252, nothing for a noncharacter,
+/// U+FFFD for an invalid one.
 fn meant(number: u32) -> String {
     match (number, char::from_u32(number)) {
         (0, _) | (_, None) => "\u{fffd}".into(),

@@ -1,8 +1,9 @@
-//! Text that was UTF-8 and was read as Windows-1252: `itâ€™s` for `it’s`.
+//! Repair of text in UTF-8 that was read as Windows-1252: `itâ€™s` for `it’s`.
 //!
-//! ftfy weighs every such text by the characters in it. Here the rule is simple and careful: a run of characters beyond ASCII is taken
-//! back to bytes; where these are UTF-8, and the run begins in a way in which no word of a language does, it is replaced. So a text that
-//! is not mojibake stays as it is, and rare mojibake (of other code pages, of several rounds at once) stays broken.
+//! ftfy weighs every such text by its characters. The rule here is simple and careful. A run of
+//! non-ASCII characters is converted back to bytes. If these are UTF-8, and the run starts in a way
+//! in which no word of a language does, it is replaced. So a text that is not mojibake stays
+//! unchanged. Rare mojibake (of other code pages, of several rounds) stays broken.
 
 /// Windows-1252's letters for 0x80 to 0x9F, undefined ones as themselves.
 const C1: [char; 32] = [
@@ -10,7 +11,7 @@ const C1: [char; 32] = [
     '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
 ];
 
-/// What a byte is in Windows-1252.
+/// Returns the character of a byte in Windows-1252.
 pub(super) fn windows_1252(byte: u8) -> char {
     match byte {
         0x80..=0x9f => C1[usize::from(byte - 0x80)],
@@ -18,7 +19,7 @@ pub(super) fn windows_1252(byte: u8) -> char {
     }
 }
 
-/// The byte that is this character in Windows-1252 or Latin-1.
+/// Returns the byte of a character in Windows-1252 or Latin-1.
 fn byte_of(c: char) -> Option<u8> {
     match u8::try_from(c) {
         Ok(byte) => Some(byte),
@@ -26,7 +27,7 @@ fn byte_of(c: char) -> Option<u8> {
     }
 }
 
-/// The text with its mojibake undone.
+/// Returns the text with its mojibake repaired.
 pub(super) fn repaired(text: &str) -> String {
     let mut repaired = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
@@ -62,10 +63,11 @@ pub(super) fn repaired(text: &str) -> String {
     repaired
 }
 
-/// Whether no text in any language has these characters one after another.
+/// Returns whether no text in any language has these characters in sequence.
 fn is_unlikely(characters: &[char]) -> bool {
     match characters {
-        // `Ã©`, `Â°`: a capital with a sign, a mark or a control character behind it. `Â ` and `Ã ` with a space may be words.
+        // `Ã©`, `Â°`: a capital followed by a sign, a mark or a control character. `Â ` and `Ã `
+        // with a space may be words.
         ['Â' | 'Ã', second] => {
             !second.is_alphabetic() && !second.is_whitespace() || *second == 'ª' || *second == 'º'
         }

@@ -1,6 +1,8 @@
-//! Text as OpenCLIP's own tokenizer sees it: `ftfy.fix_text`, HTML undone twice, single spaces, lower case.
+//! Text as OpenCLIP's own tokenizer cleans it: `ftfy.fix_text`, HTML decoded twice, single spaces,
+//! lower case.
 //!
-//! All steps of ftfy 6 are here. One is coarser: which texts are taken for mojibake (see [`super::mojibake`]).
+//! All steps of ftfy 6 are implemented. One is coarser: the detection of mojibake (see
+//! [`super::mojibake`]).
 
 use tokenizers::normalizers::unicode::{NFC, NFKC};
 use tokenizers::{NormalizedString, Normalizer};
@@ -8,9 +10,9 @@ use tokenizers::{NormalizedString, Normalizer};
 use super::html;
 use super::mojibake::{self, windows_1252};
 
-/// ftfy repeats its steps until nothing changes; each round makes a text shorter or simpler.
+/// ftfy repeats its steps until nothing changes. Each round makes a text shorter or simpler.
 const MAX_ROUNDS: usize = 16;
-/// Letters that ftfy takes apart.
+/// Ligatures that ftfy splits.
 const LIGATURES: [(char, &str); 22] = [
     ('\u{132}', "IJ"),
     ('\u{133}', "ij"),
@@ -36,7 +38,7 @@ const LIGATURES: [(char, &str); 22] = [
     ('\u{fb06}', "st"),
 ];
 
-/// OpenCLIP's `_clean_lower`.
+/// Applies OpenCLIP's `_clean_lower`.
 pub(super) fn clean(text: &str) -> String {
     let mut text = fixed(text);
     for _ in 0..2 {
@@ -47,14 +49,15 @@ pub(super) fn clean(text: &str) -> String {
     single_spaces(&text).to_lowercase()
 }
 
-/// Python's `" ".join(text.split())`, which counts the four separators of ASCII as white space.
+/// Applies Python's `" ".join(text.split())`, which counts the four separators of ASCII as white
+/// space.
 pub(super) fn single_spaces(text: &str) -> String {
     let space = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
     let words: Vec<&str> = text.split(space).filter(|word| !word.is_empty()).collect();
     words.join(" ")
 }
 
-/// ftfy's `fix_text`.
+/// Applies ftfy's `fix_text`.
 fn fixed(text: &str) -> String {
     let mut text = text.to_owned();
     for _ in 0..MAX_ROUNDS {
@@ -67,10 +70,10 @@ fn fixed(text: &str) -> String {
     text
 }
 
-/// One round of its steps, in its order.
+/// Applies one round of ftfy's steps, in its order.
 fn round(text: &str) -> String {
     let mut text = text.to_owned();
-    // A tag says that it is HTML on purpose.
+    // A tag means that the text is HTML on purpose.
     if text.contains('&') && !text.contains('<') {
         text = html::unescape_whole_references(&text);
     }
@@ -92,7 +95,7 @@ fn round(text: &str) -> String {
     }
 }
 
-/// A control character of Latin-1 as the letter that Windows-1252 has in its place.
+/// Replaces a control character of Latin-1 by the letter at its place in Windows-1252.
 fn without_c1(c: char) -> char {
     match c {
         '\u{80}'..='\u{9f}' => windows_1252(c as u8),
@@ -100,7 +103,7 @@ fn without_c1(c: char) -> char {
     }
 }
 
-/// Ligatures, full and half widths, curly quotes, line ends.
+/// Simplifies ligatures, full and half widths, curly quotes and line ends.
 fn simpler_characters(text: &str) -> String {
     let mut simpler = String::with_capacity(text.len());
     for c in text.chars() {
@@ -115,7 +118,7 @@ fn simpler_characters(text: &str) -> String {
             },
         }
     }
-    // What a ligature leaves may be a quote.
+    // A ligature may leave a quote.
     simpler.replace('\u{2bc}', "'")
 }
 
@@ -127,7 +130,7 @@ fn usual_width(c: char) -> String {
     }
 }
 
-/// Without colours and movements of a terminal: `ESC [ numbers letter`.
+/// Removes a terminal's colours and movements: `ESC [ numbers letter`.
 fn without_terminal_escapes(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;
@@ -144,7 +147,7 @@ fn without_terminal_escapes(text: &str) -> String {
     kept + rest
 }
 
-/// Control characters that mean nothing in a text.
+/// Returns whether a character is a meaningless control character.
 fn is_removed(c: char) -> bool {
     matches!(
         c,
@@ -162,7 +165,7 @@ fn is_removed(c: char) -> bool {
 mod tests {
     use super::*;
 
-    /// Hard texts, and what ftfy 6.3 and OpenCLIP 3 make of them.
+    /// Hard texts, and the results of ftfy 6.3 and OpenCLIP 3.
     const CLEANED: [(&str, &str); 50] = [
         ("cats &amp; dogs", "cats & dogs"),
         ("caf&eacute; &hellip; &copy; 2020", "café … © 2020"),

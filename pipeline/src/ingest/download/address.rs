@@ -1,6 +1,9 @@
-//! Which addresses a list may reach. A list comes from anywhere: it must not be a way to ask this machine's own services,
-//! its neighbours or a cloud's metadata server. What counts is the address that is connected to, so names are checked where
-//! they are resolved, and a name that changes its address between two look-ups gains nothing.
+//! The addresses that a list may reach.
+//!
+//! A list comes from anywhere, so it must not be a way to access this machine's own services, its
+//! neighbours or a cloud's metadata server. The address of the connection counts, so names are
+//! checked when they are resolved. A name that changes its address between two lookups gains
+//! nothing.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,18 +11,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-/// Why a name led to no address.
+/// The reason why a name gave no address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoAddress {
-    #[error("it leads to {0}, which is private; --allow-private-hosts allows that")]
+    #[error("it leads to {0}, which is a private address; --allow-private-hosts permits these")]
     Private(IpAddr),
-    #[error("no host of this name: {0}")]
+    #[error("there is no host with this name: {0}")]
     NoSuchHost(io::Error),
-    #[error("the name server: {0}")]
+    #[error("the name server failed: {0}")]
     Failed(io::Error),
 }
 
-/// Whether an address is of the public internet: the registries of special addresses of IANA (RFC 6890 and its updates).
+/// Returns whether an address belongs to the public internet, by IANA's registries of special
+/// addresses (RFC 6890 and its updates).
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -59,12 +63,14 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         // Teredo, ORCHID, benchmarks and other assignments; documentation.
         [0x2001, second, ..] if second < 0x200 => false,
         [0x2001, 0xdb8, ..] | [0x3fff, ..] => false,
-        // Global unicast is 2000::/3; all else is loopback, link-local, unique local, multicast or unassigned.
+        // Global unicast is 2000::/3; all else is loopback, link-local, unique local, multicast or
+        // unassigned.
         _ => s[0] & 0xe000 == 0x2000,
     }
 }
 
-/// Refuses what is no http address, or an address written as a number that is private. Names are checked when resolved.
+/// Refuses a URL that is not http, or whose host is a private address written as a number. Names
+/// are checked when they are resolved.
 pub(super) fn check(
     url: &Url,
     private_hosts: bool,
@@ -98,7 +104,8 @@ impl Resolve for Resolver {
         Box::pin(async move {
             let found: Vec<SocketAddr> = match tokio::net::lookup_host((name.as_str(), 0)).await {
                 Ok(found) => found.collect(),
-                // getaddrinfo tells "come again" (EAI_AGAIN) from "there is none" only by its words.
+                // getaddrinfo distinguishes "try again" (EAI_AGAIN) from "there is none" only by
+                // its text.
                 Err(error)
                     if error.to_string().contains("emporary")
                         || error.to_string().contains("ry again") =>

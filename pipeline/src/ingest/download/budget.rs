@@ -1,15 +1,16 @@
-//! Bytes that a pass holds: bodies that are being received, and images that wait for earlier rows.
+//! The memory of a pass: bodies that are being received, and images that wait for earlier rows.
 //!
-//! Nothing but the first row that is not yet handed on may start while the limit is reached, and what grows beyond twice
-//! the limit is given up and asked for again later. The first row always may: so there is no deadlock, and memory is
-//! bounded by twice the limit and one image.
+//! While the limit is reached, only the first row that has not been passed on may start. A download
+//! that grows beyond twice the limit is abandoned and requested again later. The first row may
+//! always continue. So there is no deadlock, and memory is bounded by twice the limit and one
+//! image.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-/// Bytes of an image until the first ones have been seen.
+/// Assumed bytes of an image until the first ones have been received.
 const FIRST_GUESS: u64 = 64 << 10;
 
 pub(super) struct Budget {
@@ -17,9 +18,9 @@ pub(super) struct Budget {
     held: AtomicU64,
     /// Running mean of sizes.
     average: AtomicU64,
-    /// Number of the first row that is not yet handed on.
+    /// Number of the first row that has not been passed on.
     head: AtomicU64,
-    /// Bytes have been given back, or a row handed on.
+    /// Notified when bytes are given back or a row is passed on.
     pub(super) changed: Notify,
 }
 
@@ -38,14 +39,14 @@ impl Budget {
         self.held.load(Ordering::Relaxed) >= self.limit
     }
 
-    /// Sets aside what an image takes on average.
+    /// Reserves the average size of an image.
     pub(super) fn hold(self: &Arc<Self>) -> Held {
         let bytes = self.average.load(Ordering::Relaxed);
         self.held.fetch_add(bytes, Ordering::Relaxed);
         Held { budget: Arc::clone(self), bytes }
     }
 
-    /// Says that one more row was handed on.
+    /// Counts one more row that was passed on.
     pub(super) fn advance(&self) {
         self.head.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_one();
@@ -63,7 +64,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Sets the share to what is known now. False: it is too much, and row `row` is not the first.
+    /// Sets the share to the known size. Returns false if it is too much and `row` is not the first
+    /// row.
     pub(super) fn set(&mut self, bytes: u64, row: u64) -> bool {
         let before = if bytes >= self.bytes {
             self.budget.held.fetch_add(bytes - self.bytes, Ordering::Relaxed)
@@ -76,12 +78,12 @@ impl Held {
         !(grows && now > self.budget.limit.saturating_mul(2) && row > self.budget.head())
     }
 
-    /// At least so much.
+    /// Grows the share to at least `bytes`.
     pub(super) fn grow_to(&mut self, bytes: u64, row: u64) -> bool {
         bytes <= self.bytes || self.set(bytes, row)
     }
 
-    /// The body is whole: so much it was.
+    /// Sets the share to the final size of a complete body.
     pub(super) fn settle(&mut self, bytes: u64) {
         let average = self.budget.average.load(Ordering::Relaxed);
         self.budget.average.store((average * 15 + bytes) / 16 + 1, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Asks once: one request, one answer, bounded in time and in bytes. What goes wrong becomes a word of the ledger.
+//! A single request and its answer, bounded in time and in bytes. Failures become reasons of the
+//! ledger.
 
 use std::error::Error;
 use std::io;
@@ -16,25 +17,26 @@ use super::address::{self, NoAddress, Resolver};
 use super::budget::Held;
 use super::robots::{Rules, opt_out};
 
-/// Bytes of a robots.txt that are heeded: RFC 9309, 2.5 asks for at least 500 kibibytes.
+/// Bytes of a robots.txt that are respected. RFC 9309, 2.5 requires at least 500 kibibytes.
 const ROBOTS_BYTES: usize = 500 << 10;
 /// Redirects that are followed to a robots.txt: RFC 9309, 2.3.1.2.
 const ROBOTS_HOPS: usize = 5;
-/// Longest part of a host's own words in the ledger, in characters.
+/// Longest part of a host's own text in the ledger, in characters.
 const QUOTED: usize = 200;
-/// Connections stay open so long for the next image of the same host.
+/// Time that connections stay open for the next image of the host.
 const POOL_IDLE: Duration = Duration::from_secs(15);
-/// Longest body of an error or a redirect that is received, and how long that may take.
+/// Longest body of an error or a redirect that is received, and the time limit for it.
 const DRAINED_BYTES: u64 = 32 << 10;
 const DRAINED_FOR: Duration = Duration::from_secs(1);
-/// Longest pause that a host may ask for, a week: larger numbers overflow clocks and mean nothing more.
+/// Longest pause that a host may request, a week. Larger numbers overflow clocks and make no
+/// difference.
 const LONGEST_WAIT: Duration = Duration::from_hours(7 * 24);
 
 pub(super) enum Answer {
     Image(Vec<u8>),
     Redirect(Url),
     Failed(Failure),
-    /// Too many bytes are held already: ask again later.
+    /// Too many bytes are in memory; request it again later.
     NoRoom,
 }
 
@@ -42,7 +44,7 @@ pub(super) enum Answer {
 pub(super) struct Failure {
     pub(super) reason: Reason,
     pub(super) detail: String,
-    /// What the host asked for with `Retry-After`.
+    /// The host's `Retry-After`.
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -52,18 +54,19 @@ impl Failure {
     }
 }
 
-/// The client of a whole ingest.
+/// Creates the client of a whole ingest.
 pub(super) fn client(options: &DownloadOptions) -> Result<Client, reqwest::Error> {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("image/*,*/*;q=0.8"));
-    // A packed image gains nothing. What comes packed all the same is unpacked, and its unpacked bytes are counted.
+    // Compressing an image gains nothing. An answer that is compressed anyway is decompressed, and
+    // its decompressed bytes are counted.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Client::builder()
         .user_agent(&options.user_agent)
         .default_headers(headers)
         .redirect(redirect::Policy::none())
         .referer(false)
-        // A proxy would connect to what we may not.
+        // A proxy would connect to addresses that are not allowed.
         .no_proxy()
         .dns_resolver(Arc::new(Resolver { private_hosts: options.private_hosts }))
         .connect_timeout(options.connect_timeout)
@@ -73,7 +76,7 @@ pub(super) fn client(options: &DownloadOptions) -> Result<Client, reqwest::Error
         .build()
 }
 
-/// Asks for an image of at most `limit` bytes.
+/// Requests an image of at most `limit` bytes.
 pub(super) async fn image(
     client: &Client,
     options: &DownloadOptions,
@@ -111,8 +114,9 @@ pub(super) async fn image(
     }
     if let Some(length) = response.content_length() {
         if length > limit {
-            let detail =
-                format!("the image has {length} bytes by its Content-Length, the limit is {limit}");
+            let detail = format!(
+                "the image has {length} bytes by its Content-Length, above the limit of {limit}"
+            );
             return Answer::Failed(Failure::new(Reason::TooManyBytes, detail));
         }
         if !held.grow_to(length, row) {
@@ -122,7 +126,8 @@ pub(super) async fn image(
     body(response, options, limit, row, held, deadline).await
 }
 
-/// Receives a short body that nobody wants: then the connection serves the next request. Others are closed.
+/// Receives a short body without using it, so that the connection can serve the next request. Other
+/// connections are closed.
 async fn drain(mut response: Response) {
     if response.content_length().is_some_and(|length| length <= DRAINED_BYTES) {
         let all = async { while let Ok(Some(_)) = response.chunk().await {} };
@@ -130,7 +135,7 @@ async fn drain(mut response: Response) {
     }
 }
 
-/// Receives the body. What was announced as its length counts for nothing here.
+/// Receives the body. Its announced length does not count here.
 async fn body(
     mut response: Response,
     options: &DownloadOptions,
@@ -148,7 +153,7 @@ async fn body(
                 if size > limit {
                     return Answer::Failed(Failure::new(
                         Reason::TooManyBytes,
-                        format!("more than {limit} bytes, the limit"),
+                        format!("the image has more than {limit} bytes, the limit"),
                     ));
                 }
                 if !held.grow_to(size, row) {
@@ -164,9 +169,9 @@ async fn body(
             Err(Elapsed { .. }) => {
                 let got = format!("after {} bytes", bytes.len());
                 let detail = if left < options.read_timeout {
-                    format!("not done in {} s, {got}", options.total_timeout.as_secs_f32())
+                    format!("not finished within {} s, {got}", options.total_timeout.as_secs_f32())
                 } else {
-                    format!("silent for {} s {got}", options.read_timeout.as_secs_f32())
+                    format!("no data for {} s {got}", options.read_timeout.as_secs_f32())
                 };
                 return Answer::Failed(Failure::new(Reason::Timeout, detail));
             }
@@ -181,9 +186,10 @@ async fn ask(client: &Client, options: &DownloadOptions, url: &Url) -> Result<Re
     match timeout(limit, client.get(url.clone()).send()).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(of_error(&error)),
-        Err(Elapsed { .. }) => {
-            Err(Failure::new(Reason::Timeout, format!("no answer in {} s", limit.as_secs_f32())))
-        }
+        Err(Elapsed { .. }) => Err(Failure::new(
+            Reason::Timeout,
+            format!("no answer within {} s", limit.as_secs_f32()),
+        )),
     }
 }
 
@@ -191,7 +197,8 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where a redirect leads. Only http and https, and only where the list itself may lead.
+/// Returns the target of a redirect. It must be http or https, at an address that the list itself
+/// may reach.
 fn redirect_target(
     response: &Response,
     from: &Url,
@@ -201,7 +208,7 @@ fn redirect_target(
     let location = response
         .headers()
         .get(LOCATION)
-        .ok_or_else(|| bad(format!("{} without a Location", response.status())))?;
+        .ok_or_else(|| bad(format!("{} without a Location header", response.status())))?;
     let location = String::from_utf8_lossy(location.as_bytes());
     let shown: String = location.chars().take(QUOTED).collect();
     let mut target = from.join(&location).map_err(|e| bad(format!("to {shown}: {e}")))?;
@@ -210,7 +217,7 @@ fn redirect_target(
         Reason::PrivateAddress => (reason, format!("redirected to {shown}: {detail}")),
         _ => bad(format!("to {shown}: {detail}")),
     })?;
-    // A password in the list is for the host in the list.
+    // A password in the list is only for the host in the list.
     let _ = target.set_username("");
     let _ = target.set_password(None);
     Ok(target)
@@ -225,7 +232,8 @@ fn of_status(status: StatusCode, headers: &HeaderMap) -> Failure {
         429 => Reason::RateLimited,
         503 if retry_after.is_some() => Reason::RateLimited,
         408 => Reason::Timeout,
-        // Not implemented, version not supported, loop, not extended: it will say the same again.
+        // Not implemented, version not supported, loop, not extended: another attempt gives an
+        // equal answer.
         501 | 505 | 508 | 510 => Reason::HttpRefused,
         500..=599 | 421 | 425 => Reason::ServerError,
         _ => Reason::HttpRefused,
@@ -233,7 +241,7 @@ fn of_status(status: StatusCode, headers: &HeaderMap) -> Failure {
     Failure { reason, detail: format!("HTTP {status}"), retry_after }
 }
 
-/// `Retry-After` is a number of seconds or a date (RFC 9110, 10.2.3).
+/// Parses `Retry-After`, a number of seconds or a date (RFC 9110, 10.2.3).
 fn wait(value: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = value.parse::<u64>() {
         return Some(Duration::from_secs(seconds).min(LONGEST_WAIT));
@@ -242,7 +250,7 @@ fn wait(value: &str, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default().min(LONGEST_WAIT))
 }
 
-/// The first error of this type in a chain of causes.
+/// Returns the first error of this type in a chain of causes.
 fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -286,7 +294,7 @@ fn of_error(error: &reqwest::Error) -> Failure {
     Failure::new(reason, detail)
 }
 
-/// The innermost causes, which say most; the address is in the ledger's key.
+/// Returns the innermost causes, which are the most specific. The URL is in the ledger's key.
 fn words(error: &reqwest::Error) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut next = error.source();
@@ -304,7 +312,7 @@ fn words(error: &reqwest::Error) -> String {
     }
 }
 
-/// Asks for a robots.txt; whether the host answered at all comes with it.
+/// Requests a robots.txt. The flag says whether the host answered at all.
 pub(super) async fn robots(client: &Client, options: &DownloadOptions, url: Url) -> (Rules, bool) {
     let unreachable = |detail: String| Rules::Unreachable(Reason::RobotsUnreachable, detail);
     let mut url = url;
@@ -319,7 +327,7 @@ pub(super) async fn robots(client: &Client, options: &DownloadOptions, url: Url)
         if is_redirect(status) {
             match redirect_target(&response, &url, options) {
                 Ok(target) => url = target,
-                // It leads nowhere: as if there were none.
+                // An invalid redirect counts as a missing file.
                 Err(_) => return (Rules::AllowAll, true),
             }
             drain(response).await;
@@ -329,7 +337,7 @@ pub(super) async fn robots(client: &Client, options: &DownloadOptions, url: Url)
             return (unreachable(format!("HTTP {status}")), true);
         }
         if !status.is_success() {
-            // 2.3.1.3: a file that is not to be had allows all.
+            // 2.3.1.3: an unavailable file allows everything.
             drain(response).await;
             return (Rules::AllowAll, true);
         }
@@ -342,7 +350,7 @@ pub(super) async fn robots(client: &Client, options: &DownloadOptions, url: Url)
                 Ok(Ok(None)) => break,
                 Ok(Err(error)) => return (unreachable(of_error(&error).detail), false),
                 Err(Elapsed { .. }) => {
-                    return (unreachable("it does not come to an end".into()), false);
+                    return (unreachable("it did not end in time".into()), false);
                 }
             }
         }

@@ -1,8 +1,9 @@
-//! Goes through a list once: rows in, answers out, in the order of the rows.
+//! A single pass over a list: rows in, answers out, in the order of the rows.
 //!
-//! A thread reads the list, one task drives the schedule, each request is a task of its own, and the caller's thread takes
-//! what is done. Rows are handed on in order within a window, so the dataset does not depend on which host is faster; a slow
-//! host holds up the others only when the window or the bytes that wait are full.
+//! A thread reads the list, one task drives the schedule, each request is a separate task, and the
+//! caller's thread takes the results. Rows are passed on in order within a window, so the dataset
+//! does not depend on the speed of hosts. A slow host holds up the others only when the window or
+//! the memory is full.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -29,25 +30,25 @@ use super::schedule::{HostName, Job, Next, Schedule, Standing};
 use crate::ingest::IngestError;
 use crate::ingest::item::{Item, MAX_CAPTION_BYTES, Outcome, Record, Sink};
 
-/// Rows between the one that is handed on next and the last one that was read.
+/// Rows between the next one to be passed on and the last one that was read.
 const WINDOW: usize = 32_768;
-/// Rows that the list's reader is ahead.
+/// Rows that the list's reader may be ahead.
 const ROWS_AHEAD: usize = 1024;
-/// Longest address in bytes.
+/// Longest URL in bytes.
 const MAX_URL_BYTES: usize = 8192;
-/// Tries again within a pass: after an error of the host, and after a connection that failed.
+/// Retries within a pass: after an error of the host, and after a failed connection.
 const TRIES_AFTER_ERROR: u8 = 2;
 const TRIES_AFTER_BREAK: u8 = 1;
-/// First wait before a try again; it doubles, and is spread by half.
+/// First pause before a retry. It doubles each time, and varies by half.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// Longest wait for a host in the first pass, where others wait behind it.
+/// Longest wait for a host in the first pass, in which others wait for it.
 const FIRST_PASS_WAIT: Duration = Duration::from_secs(10);
-/// When stopped, what is under way has so long to end.
+/// Time for running requests to end when stopped.
 const GRACE: Duration = Duration::from_secs(10);
-/// How often it is looked whether to stop.
+/// Interval in which a stop is noticed.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Downloads for a whole ingest: connections and what is known of hosts outlive a list.
+/// The downloads of a whole ingest. Connections and the knowledge of hosts outlive a list.
 pub(in crate::ingest) struct Downloader {
     runtime: Runtime,
     client: Client,
@@ -55,15 +56,15 @@ pub(in crate::ingest) struct Downloader {
     schedule: Option<Schedule>,
 }
 
-/// How a pass ended.
+/// The end of a pass.
 pub(in crate::ingest) enum Passed {
-    /// The list's own end.
+    /// The list ended.
     Done(Outcome),
-    /// It was asked to stop. What was handed on counts.
+    /// A stop was requested. Rows that were passed on count.
     Stopped,
 }
 
-/// Reads the rows of a list; addresses stand where images will.
+/// Reads the rows of a list, with URLs in place of images.
 pub(in crate::ingest) type Rows<'a> =
     Box<dyn FnOnce(&mut Sink) -> Result<Outcome, IngestError> + Send + 'a>;
 
@@ -76,13 +77,14 @@ impl Downloader {
             .enable_all()
             .thread_name("download")
             .build()
-            .map_err(|e| failed("the threads for downloads do not start", &e))?;
+            .map_err(|e| failed("cannot start the threads for downloads", &e))?;
         let client =
-            fetch::client(options).map_err(|e| failed("the HTTP client does not start", &e))?;
+            fetch::client(options).map_err(|e| failed("cannot start the HTTP client", &e))?;
         Ok(Self { runtime, client, options: Arc::new(options.clone()), schedule: None })
     }
 
-    /// Goes through a list. `again`: what failed before is asked for, and there is time to wait for hosts.
+    /// Goes through a list. With `again`, earlier failures are requested, and there is time to wait
+    /// for hosts.
     pub(in crate::ingest) fn pass(
         &mut self,
         rows: Rows,
@@ -108,7 +110,7 @@ impl Downloader {
             done: done_in,
             tasks: JoinSet::new(),
         };
-        // The reader is told by an error that nobody takes its rows any more.
+        // An error tells the reader that its rows are not needed any more.
         let unwanted = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let unwanted = &unwanted;
@@ -116,7 +118,7 @@ impl Downloader {
                 rows(&mut |item, next| {
                     rows_in.blocking_send((item, next)).map_err(|_| {
                         unwanted.store(true, Ordering::Relaxed);
-                        IngestError::Request { message: "the list is not read on".into() }
+                        IngestError::Request { message: "the list is not read further".into() }
                     })
                 })
             });
@@ -154,7 +156,7 @@ impl Downloader {
     }
 }
 
-/// An item that may be handed on, with the share of the budget that its image takes.
+/// An item that can be passed on, with the share of the budget of its image.
 struct Done {
     item: Item,
     next: u64,
@@ -185,7 +187,7 @@ struct Pass {
 }
 
 impl Pass {
-    /// True beside the schedule: it was stopped.
+    /// Runs the pass. Returns the schedule, and whether it was stopped.
     async fn run(mut self, mut rows: Receiver<(Item, u64)>) -> (Schedule, bool) {
         let mut tick = tokio::time::interval(TICK);
         let mut list_ended = false;
@@ -222,7 +224,7 @@ impl Pass {
         }
     }
 
-    /// Takes a row into the window. Without an address or a caption there is nothing to ask for.
+    /// Adds a row to the window. A row without a URL or a caption needs no request.
     fn admit(&mut self, item: Item, next: u64) {
         let row = self.first + self.slots.len() as u64;
         let mut record = match item {
@@ -249,7 +251,7 @@ impl Pass {
         }
     }
 
-    /// Starts what may start; says when there is something to start again.
+    /// Starts all requests that may start. Returns when to try again.
     fn start(&mut self) -> Option<Instant> {
         while self.tasks.len() < self.options.concurrency {
             let only = self.budget.is_spent().then(|| self.budget.head());
@@ -269,7 +271,7 @@ impl Pass {
                             AssertUnwindSafe(asked).catch_unwind().await.unwrap_or_else(|_| {
                                 Answer::Failed(Failure::new(
                                     Reason::BadResponse,
-                                    "the HTTP client fails on it",
+                                    "the HTTP client crashed",
                                 ))
                             });
                         (host, Ended::Image(job, answer, held))
@@ -299,13 +301,14 @@ impl Pass {
     }
 
     fn take(&mut self, ended: Result<(HostName, Ended), tokio::task::JoinError>) {
-        // Tasks catch their panics; only an abort ends here, when nothing is waited for any more.
+        // Tasks catch their panics. Only an abort ends here, when nothing is waited for any more.
         let Ok((host, ended)) = ended else { return };
         let now = Instant::now();
         let (job, answer, held) = match ended {
             Ended::Robots(rules, answered) => {
                 self.schedule.learn(&host, rules, now);
-                // A host that is silent on its robots.txt is not asked for more: its rules say so.
+                // A host that does not answer for its robots.txt gets no more requests, because its
+                // rules forbid it.
                 return self.schedule.ended(
                     &host,
                     if answered { Standing::Alive } else { Standing::Unknown },
@@ -372,19 +375,20 @@ impl Pass {
         }
     }
 
-    /// Hands on the rows at the front that are ready.
+    /// Passes on the finished rows at the front.
     fn hand_on(&mut self) {
         while let Some(Slot::Ready(_)) = self.slots.front() {
             if let Some(Slot::Ready(done)) = self.slots.pop_front() {
                 self.first += 1;
-                // The caller's thread may have failed; it aborts this task then.
+                // If the caller's thread has failed, it aborts this task.
                 let _ = self.done.send(done);
             }
         }
     }
 
-    /// Starts nothing more, and waits for what is under way. Rows that are ready count, so those before them that are not
-    /// go to the ledger, to be asked for the next time; those after the last that is ready are as if never read.
+    /// Starts no more requests, and waits for running ones. Finished rows count. Unfinished rows
+    /// before them go to the ledger for the next attempt; those after the last finished row count
+    /// as never read.
     async fn wind_up(&mut self) {
         self.schedule.clear();
         let deadline = tokio::time::Instant::now() + GRACE;
@@ -414,7 +418,7 @@ impl Pass {
     }
 }
 
-/// Whether a record lacks nothing but its image.
+/// Returns whether a record lacks only its image.
 fn is_wanted(record: &Record) -> bool {
     record.image.is_ok()
         && record
@@ -423,12 +427,15 @@ fn is_wanted(record: &Record) -> bool {
             .is_ok_and(|caption| !caption.trim().is_empty() && caption.len() <= MAX_CAPTION_BYTES)
 }
 
-/// The address that stands in the place of the image, checked.
+/// Returns the checked URL in place of the image.
 fn address_of(record: &Record, options: &DownloadOptions) -> Option<Result<Url, (Reason, String)>> {
     let bytes = record.image.as_ref().ok()?;
     let bad = |detail: String| Err((Reason::BadUrl, detail));
     if bytes.len() > MAX_URL_BYTES {
-        return Some(bad(format!("{} bytes, the limit is {MAX_URL_BYTES}", bytes.len())));
+        return Some(bad(format!(
+            "the URL has {} bytes, above the limit of {MAX_URL_BYTES}",
+            bytes.len()
+        )));
     }
     let parsed = std::str::from_utf8(bytes)
         .map_err(|e| e.to_string())
@@ -442,7 +449,8 @@ fn address_of(record: &Record, options: &DownloadOptions) -> Option<Result<Url, 
     })
 }
 
-/// Doubles with each try, and differs from row to row, so that they do not come back all at once.
+/// Returns a pause that doubles with each retry and varies from row to row, so that they do not
+/// come back at once.
 fn back_off(tries: u8) -> Duration {
     FIRST_WAIT.mul_f64(f64::from(1_u32 << tries.min(6)) * rand::rng().random_range(0.5..1.5))
 }

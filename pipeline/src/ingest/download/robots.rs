@@ -1,4 +1,4 @@
-//! What hosts say to robots: robots.txt (RFC 9309) and the header `X-Robots-Tag`.
+//! Rules of hosts for robots: robots.txt (RFC 9309) and the header `X-Robots-Tag`.
 
 use std::time::Duration;
 
@@ -7,27 +7,28 @@ use reqwest::header::HeaderMap;
 use texting_robots::Robot;
 use url::Url;
 
-/// Longest `Crawl-delay` that is heeded: a minute for each image of a host would keep a list for months.
+/// Longest `Crawl-delay` that is respected. A minute per image of a host would take months for a
+/// list.
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
-/// Directives that say that an image must not be taken for a data set.
+/// Directives that forbid using an image in a data set.
 const OPT_OUTS: &[&str] = &["noai", "noimageai", "noindex", "noimageindex", "none"];
-/// Directives that have a value behind a colon, which must not be taken for the name of a robot.
+/// Directives with a value after a colon, which must not be mistaken for the name of a robot.
 const VALUED: &[&str] =
     &["unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"];
 
-/// What is known of a host's robots.txt.
+/// The known rules of a host's robots.txt.
 pub(super) enum Rules {
-    /// There is none, or it is not asked for.
+    /// There is none, or it is not requested.
     AllowAll,
     Of(Box<Robot>),
-    /// It could not be fetched, which RFC 9309, 2.3.1.4 takes for "nothing is allowed". Why: the host's own trouble where it
-    /// is that.
+    /// It could not be fetched, which forbids everything by RFC 9309, 2.3.1.4. The reason is the
+    /// host's own failure, if it is one.
     Unreachable(Reason, String),
 }
 
 impl Rules {
     pub(super) fn parse(product: &str, text: &[u8]) -> Self {
-        // Lines that are no rules are skipped by the parser; a text that it cannot parse at all holds no rules.
+        // The parser skips invalid lines. A text that it cannot parse at all has no rules.
         Robot::new(product, text).map_or(Self::AllowAll, |robot| Self::Of(Box::new(robot)))
     }
 
@@ -39,7 +40,7 @@ impl Rules {
         }
     }
 
-    /// `Crawl-delay`, which is not in the RFC and widely used.
+    /// Returns the `Crawl-delay`, which is not in the RFC but widely used.
     pub(super) fn delay(&self) -> Duration {
         match self {
             Self::Of(robot) => robot
@@ -51,9 +52,10 @@ impl Rules {
     }
 }
 
-/// The first directive of `X-Robots-Tag` that opts out, for everybody or for `product`.
+/// Returns the first directive of `X-Robots-Tag` that opts out, for everybody or for `product`.
 ///
-/// The form is `[ROBOT:] DIRECTIVE, DIRECTIVE, …`, and a robot's name may also stand within a list, for what follows it.
+/// The form is `[ROBOT:] DIRECTIVE, DIRECTIVE, …`. A robot's name may also appear within a list,
+/// for the directives after it.
 pub(super) fn opt_out(headers: &HeaderMap, product: &str) -> Option<String> {
     for value in headers.get_all("x-robots-tag") {
         let text = String::from_utf8_lossy(value.as_bytes()).to_lowercase();
@@ -119,8 +121,8 @@ mod tests {
     #[test]
     fn rules_are_for_our_name_or_for_all() {
         let url = |path: &str| Url::parse(&format!("http://example.org{path}")).unwrap();
-        let text =
-            b"User-agent: *\nDisallow: /\nCrawl-delay: 2\n\nUser-agent: Diptych\nDisallow: /private\nAllow: /private/open\n";
+        let text = b"User-agent: *\nDisallow: /\nCrawl-delay: 2\n\nUser-agent: Diptych\nDisallow: \
+              /private\nAllow: /private/open\n";
         let ours = Rules::parse("diptych", text);
         assert!(
             ours.allow(&url("/a.jpg"))

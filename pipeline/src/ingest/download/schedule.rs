@@ -1,8 +1,12 @@
-//! What may be asked next, of which host: a state machine without network and without a clock of its own.
+//! The schedule of requests to hosts: a state machine without network and clock.
 //!
-//! The invariants: to no host go more requests at a time than its limit, nor faster than its interval; a host that asked for
-//! a pause has it; nothing is asked of a host before its robots.txt is known; of one host, rows are asked in the list's
-//! order, so that the first row of all is always the first of its host.
+//! The invariants:
+//!
+//! - The number and the rate of requests to a host never exceed its limits.
+//! - A host that requested a pause gets it.
+//! - Nothing is requested from a host before its robots.txt is known.
+//! - The rows of one host are requested in the list's order, so that the first row of all is always
+//!   the first of its host.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -15,25 +19,27 @@ use url::Url;
 use super::DownloadOptions;
 use super::robots::Rules;
 
-/// Failures to connect or to answer, one after the other, after which a host counts as down.
+/// Consecutive failures to connect or to answer after which a host counts as down.
 const DOWN_AFTER: u32 = 5;
-/// How long a host that is down is not asked again.
+/// Time without requests to a host that is down.
 const DOWN_FOR: Duration = Duration::from_mins(5);
-/// When a robots.txt that could not be fetched is asked for again. Until then nothing else is asked of its host.
+/// Time until a robots.txt that could not be fetched is requested again. Until then its host gets
+/// no other requests.
 const ROBOTS_AGAIN: Duration = Duration::from_secs(30);
-/// Hosts that are remembered. Above it, those that were idle longest are forgotten, and met again as if new.
+/// Most hosts that are remembered. Beyond, those that were idle longest are forgotten, and count as
+/// new.
 const MAX_HOSTS: usize = 20_000;
 
 /// The name of a host: scheme, name and port.
 pub(super) type HostName = Arc<str>;
 
-/// One request that is wanted.
+/// One planned request.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     /// Number of the row in this pass.
     pub(super) row: u64,
     pub(super) url: Url,
-    /// Redirects that were followed to come here.
+    /// Redirects that were followed to get here.
     pub(super) hops: u8,
     /// How often this row failed in this pass.
     pub(super) tries: u8,
@@ -49,22 +55,22 @@ impl Job {
 pub(super) enum Next {
     Ask(HostName, Job),
     AskRobots(HostName, Url),
-    /// Without asking.
+    /// Refused without a request.
     Refuse(Job, Reason, String),
-    /// Nothing until then, or until something ends.
+    /// Nothing until then, or until a request ends.
     Wait(Option<Instant>),
 }
 
-/// What a request came to, as far as the host's standing goes.
+/// The meaning of a request's result for its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It answered, whatever it said.
+    /// It answered, whatever the answer.
     Alive,
-    /// It did not, and why.
+    /// It did not answer, for this reason.
     Silent(Reason),
     /// It asks for a pause.
     Pause(Duration),
-    /// We gave up.
+    /// The request was abandoned.
     Unknown,
 }
 
@@ -74,14 +80,14 @@ struct Host {
     running: usize,
     rules: Option<Arc<Rules>>,
     asking_rules: bool,
-    /// When rules that could not be fetched are asked for again.
+    /// When rules that could not be fetched are requested again.
     rules_again: Option<Instant>,
     next_start: Instant,
     not_before: Instant,
     silent: u32,
     down: Option<(Instant, Reason)>,
     used: Instant,
-    /// It stands in `ready` or has a timer: once is enough.
+    /// Whether it is in `ready` or has a timer, since once is enough.
     queued: bool,
 }
 
@@ -93,7 +99,7 @@ pub(super) struct Schedule {
     hosts: HashMap<HostName, Host>,
     ready: VecDeque<HostName>,
     timers: BinaryHeap<Reverse<(Instant, HostName)>>,
-    /// Tries again, with the row's number, when their time has come.
+    /// Retries by time, with the row's number.
     delayed: BinaryHeap<Reverse<(Instant, u64)>>,
     delayed_jobs: HashMap<u64, Job>,
     /// The host of each row that waits in a host's queue.
@@ -149,13 +155,13 @@ impl Schedule {
         }
     }
 
-    /// Adds a job when some time has passed.
+    /// Adds a job at a later time.
     pub(super) fn add_later(&mut self, job: Job, at: Instant) {
         self.delayed.push(Reverse((at, job.row)));
         self.delayed_jobs.insert(job.row, job);
     }
 
-    /// Takes out all that was not asked yet.
+    /// Removes all jobs that have not been requested.
     pub(super) fn clear(&mut self) {
         for host in self.hosts.values_mut() {
             host.queue.clear();
@@ -165,7 +171,8 @@ impl Schedule {
         self.delayed_jobs.clear();
     }
 
-    /// What to do now. With `only`, nothing but that row (and what it needs) may be asked.
+    /// Returns the next thing to do. With `only`, nothing but that row (and what it needs) may be
+    /// requested.
     pub(super) fn next(&mut self, now: Instant, only: Option<u64>) -> Next {
         while let Some(Reverse((at, row))) = self.delayed.peek().copied() {
             if at > now {
@@ -214,7 +221,7 @@ impl Schedule {
         Next::Wait(timers.into_iter().flatten().min())
     }
 
-    /// The next thing to do with one host.
+    /// Returns the next thing to do with one host.
     fn step(&mut self, name: &HostName, now: Instant) -> Step {
         let Some(host) = self.hosts.get_mut(name) else { return Step::Idle };
         let Some((&row, job)) = host.queue.first_key_value() else { return Step::Idle };
@@ -224,14 +231,15 @@ impl Schedule {
         let refusal = if let Some((until, reason)) = host.down.filter(|(until, _)| *until > now) {
             let left = until.duration_since(now).as_secs();
             let detail = format!(
-                "not asked: {name} failed {DOWN_AFTER} times in a row and is left alone for {left} s more"
+                "not requested: {name} failed {DOWN_AFTER} times in a row and gets no requests for \
+                 another {left} s"
             );
             Some((reason, detail))
         } else if host.not_before > now + self.max_wait {
             let wait = host.not_before.duration_since(now).as_secs();
             Some((
                 Reason::RateLimited,
-                format!("not asked: {name} wants {wait} s more without requests"),
+                format!("not requested: {name} asked for no requests for another {wait} s"),
             ))
         } else {
             match &host.rules {
@@ -279,7 +287,7 @@ impl Schedule {
         host.queue.remove(&row).map_or(Step::Idle, |job| Step::Go(Next::Ask(Arc::clone(name), job)))
     }
 
-    /// A request to a host has ended.
+    /// Handles the end of a request to a host.
     pub(super) fn ended(&mut self, name: &HostName, standing: Standing, now: Instant) {
         let Some(host) = self.hosts.get_mut(name) else { return };
         host.running = host.running.saturating_sub(1);
@@ -303,7 +311,7 @@ impl Schedule {
         }
     }
 
-    /// The robots.txt of a host is known; call [`Self::ended`] too.
+    /// Sets the robots.txt of a host. [`Self::ended`] must be called, too.
     pub(super) fn learn(&mut self, name: &HostName, rules: Rules, now: Instant) {
         if let Some(host) = self.hosts.get_mut(name) {
             host.asking_rules = false;
@@ -313,7 +321,7 @@ impl Schedule {
         }
     }
 
-    /// Between passes: what was not reachable may be now.
+    /// Starts a new pass, in which unreachable hosts are tried again.
     pub(super) fn new_pass(&mut self, max_wait: Duration) {
         self.max_wait = max_wait;
         for host in self.hosts.values_mut() {
@@ -374,12 +382,11 @@ mod tests {
         }
         let first = [schedule.next(start, None), schedule.next(start, None)];
         assert_eq!(first.iter().map(row).collect::<Vec<_>>(), [Some(0), Some(3)]);
-        assert!(
-            matches!(schedule.next(start, None), Next::Wait(Some(at)) if at == start + Duration::from_millis(100))
-        );
+        assert!(matches!(schedule.next(start, None), Next::Wait(Some(
+                at)) if at == start + Duration::from_millis(100)));
         let later = start + Duration::from_millis(100);
         assert_eq!(row(&schedule.next(later, None)), Some(1));
-        // Two of `a` are under way: the third waits for an end, whatever the time.
+        // Two requests to `a` are running: the third waits for an end, whatever the time.
         let much_later = start + Duration::from_secs(10);
         assert!(matches!(schedule.next(much_later, None), Next::Wait(None)));
         schedule.ended(&job(0, "a").host(), Standing::Alive, much_later);
@@ -397,20 +404,18 @@ mod tests {
         assert!(matches!(schedule.next(now, None), Next::Wait(None)));
         schedule.learn(&name, Rules::parse("diptych", b"User-agent: *\nDisallow: /0.jpg"), now);
         schedule.ended(&name, Standing::Alive, now);
-        assert!(
-            matches!(schedule.next(now, None), Next::Refuse(job, Reason::RobotsDisallowed, _) if job.row == 0)
-        );
+        assert!(matches!(schedule.next(now, None), Next::Refuse(job, Reason::RobotsDisallowed,
+                _) if job.row == 0));
         assert_eq!(row(&schedule.next(now, None)), Some(1));
 
-        // Rules that are not to be had forbid everything, and are asked for again after a while.
+        // Unavailable rules forbid everything, and are requested again after a while.
         schedule.add(job(2, "b"), now);
         schedule.add(job(3, "b"), now);
         let Next::AskRobots(name, _) = schedule.next(now, None) else { panic!() };
         schedule.learn(&name, Rules::Unreachable(Reason::Timeout, "slow".into()), now);
         schedule.ended(&name, Standing::Unknown, now);
-        assert!(
-            matches!(schedule.next(now, None), Next::Refuse(job, Reason::Timeout, _) if job.row == 2)
-        );
+        assert!(matches!(schedule.next(now, None), Next::Refuse(job, Reason::Timeout,
+                _) if job.row == 2));
         assert!(matches!(schedule.next(now + ROBOTS_AGAIN, None), Next::AskRobots(..)));
     }
 
@@ -435,9 +440,8 @@ mod tests {
         (0..3).for_each(|row| schedule.add(job(row, "a"), now));
         let Next::Ask(name, _) = schedule.next(now, None) else { panic!() };
         schedule.ended(&name, Standing::Pause(Duration::from_secs(7)), now);
-        assert!(
-            matches!(schedule.next(now, None), Next::Wait(Some(at)) if at == now + Duration::from_secs(7))
-        );
+        assert!(matches!(schedule.next(now, None), Next::Wait(Some(
+                at)) if at == now + Duration::from_secs(7)));
         let later = now + Duration::from_secs(7);
         let Next::Ask(name, _) = schedule.next(later, None) else { panic!() };
         schedule.ended(&name, Standing::Pause(Duration::from_hours(1)), later);
@@ -451,7 +455,7 @@ mod tests {
         (0..3).for_each(|row| schedule.add(job(row, ["a", "b", "a"][row as usize]), now));
         assert_eq!(row(&schedule.next(now, Some(1))), Some(1));
         assert!(matches!(schedule.next(now, Some(1)), Next::Wait(None)));
-        // A redirect from elsewhere takes its row's place in the queue, before later rows.
+        // A redirect from another host takes its row's place in the queue, before later rows.
         schedule.add(job(1, "a"), now);
         assert_eq!(row(&schedule.next(now, Some(0))), Some(0));
         assert_eq!(row(&schedule.next(now, Some(1))), Some(1));

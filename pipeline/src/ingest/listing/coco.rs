@@ -1,5 +1,7 @@
-//! COCO's captions: one JSON object with the lists `images` (id, file_name) and `annotations` (image_id, caption), the images in
-//! a folder beside it. A record is an annotation. The file is streamed; only ids and names of images are in memory.
+//! COCO's captions: one JSON object with the lists `images` (id, file_name) and `annotations`
+//! (image_id, caption), with the images in a folder next to it.
+//!
+//! A record is an annotation. The file is streamed; only ids and names of images are in memory.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,9 +14,9 @@ use super::json_values::{Cursor, Members, Values};
 use super::text_stream;
 use crate::ingest::{json, text};
 
-/// Most images of one file: their names are kept in memory.
+/// Most images of one file, whose names are kept in memory.
 const MAX_IMAGES: usize = 20_000_000;
-/// The field of an annotation that says which image it is of.
+/// The field of an annotation with the id of its image.
 pub(super) const IMAGE_ID: &str = "image_id";
 
 /// The images of a file: their names by their ids.
@@ -25,7 +27,7 @@ impl Images {
         let mut names = HashMap::new();
         let mut images = list(path, "images", encoding)?;
         while let Some((_, image)) = images.next()? {
-            // What is no image is told of by the annotations that name it.
+            // Annotations of an invalid image report it.
             let Some(fields) = image.ok().and_then(|image| json::object(&image).ok()) else {
                 continue;
             };
@@ -35,7 +37,8 @@ impl Images {
             }
             if names.len() > MAX_IMAGES {
                 let message = format!(
-                    "it names more than {MAX_IMAGES} images: write it as JSON Lines with file_name and caption"
+                    "it has more than {MAX_IMAGES} images: convert it to JSON Lines with file_name \
+                     and caption"
                 );
                 return Err(io::Error::new(io::ErrorKind::InvalidData, message));
             }
@@ -43,7 +46,7 @@ impl Images {
         Ok(Self(names))
     }
 
-    /// The file of an annotation's image.
+    /// Returns the file of an annotation's image.
     pub(super) fn file(&self, id: &Value) -> Result<String, String> {
         let id = text::of_json(id).unwrap_or_default();
         let name = self.0.get(id.as_str());
@@ -51,8 +54,9 @@ impl Images {
             .ok_or_else(|| format!("`images` has no image with a file_name and the id {id}"))
     }
 
-    /// The folder in which the images lie: the file's own, or one beside it as COCO lays them (`annotations/captions_val2017.json`,
-    /// `val2017/1.jpg`). None: they are in none of these.
+    /// Returns the folder of the images: the file's own, or one next to it as in COCO
+    /// (`annotations/captions_val2017.json`, `val2017/1.jpg`). Returns `None` if they are in none
+    /// of these.
     pub(super) fn folder(&self, path: &Path) -> Option<PathBuf> {
         let own = path.parent()?;
         let dataset = own.canonicalize().ok()?.parent()?.to_owned();
@@ -75,7 +79,7 @@ impl Images {
     }
 }
 
-/// The annotations of a file.
+/// Opens the annotations of a file.
 pub(super) fn annotations(path: &Path, encoding: Option<&'static Encoding>) -> io::Result<Values> {
     list(path, "annotations", encoding)
 }
@@ -83,14 +87,11 @@ pub(super) fn annotations(path: &Path, encoding: Option<&'static Encoding>) -> i
 fn list(path: &Path, name: &str, encoding: Option<&'static Encoding>) -> io::Result<Values> {
     let cursor = Cursor::new(text_stream::open(path, encoding)?);
     Members::of(cursor)?.list(name)?.ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("the list `{name}` cannot be found in it"),
-        )
+        io::Error::new(io::ErrorKind::InvalidData, format!("it has no list `{name}`"))
     })
 }
 
-/// The files with captions of a folder that is laid as COCO's: `annotations/captions_*.json`.
+/// Returns the files with captions in a folder with COCO's layout: `annotations/captions_*.json`.
 pub(in crate::ingest) fn captions_of_folder(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder.join("annotations")).into_iter().flatten().flatten();
     let is_captions = |path: &PathBuf| {

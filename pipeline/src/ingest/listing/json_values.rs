@@ -1,5 +1,8 @@
-//! JSON lists as a stream of records: JSON Lines, one array of objects, or objects written over several lines. A record that is
-//! damaged costs itself: reading goes on at the next line that begins as the records before did.
+//! JSON lists as a stream of records: JSON Lines, one array of objects, or objects written over
+//! several lines.
+//!
+//! A damaged record costs only itself: reading continues at the next line that starts like the
+//! records before.
 
 use std::io::{self, BufRead};
 use std::path::Path;
@@ -9,14 +12,14 @@ use encoding_rs::Encoding;
 use super::text_stream::{self, Lines, TextStream};
 use crate::ingest::item::MAX_RECORD_BYTES;
 
-/// A record's text, or why there is none.
+/// A record's text, or the reason why there is none.
 pub(super) type Text = Result<Vec<u8>, String>;
 
-/// How a file holds its records.
+/// The form in which a file holds its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     Lines,
-    /// An array, or objects one after another that take several lines.
+    /// An array, or consecutive objects that take several lines.
     Values,
     /// COCO's captions: one object with the lists `images` and `annotations`.
     Coco,
@@ -52,7 +55,7 @@ impl Shape {
     }
 }
 
-/// Bytes of a text, one after another, and where in it they are.
+/// The bytes of a text, with their place.
 pub(super) struct Cursor {
     stream: TextStream,
     /// From 1.
@@ -70,7 +73,7 @@ impl Cursor {
         Ok(self.stream.fill_buf()?.first().copied())
     }
 
-    /// Goes over the byte that [`Self::peek`] gave.
+    /// Moves past the byte that [`Self::peek`] returned.
     fn step(&mut self, byte: u8) {
         self.stream.consume(1);
         if byte == b'\n' {
@@ -89,7 +92,7 @@ impl Cursor {
         }
     }
 
-    /// Takes a value up to its end. `keeps`: its text is wanted, which bounds its size.
+    /// Reads a value up to its end. With `keeps`, its text is kept, which limits its size.
     fn value(&mut self, keeps: bool) -> io::Result<Text> {
         let mut text = Vec::new();
         let (mut depth, mut in_string, mut escaped) = (0_u32, false, false);
@@ -114,7 +117,7 @@ impl Cursor {
                     b'"' => in_string = true,
                     b'{' | b'[' => depth += 1,
                     b'}' | b']' if depth > 0 => depth -= 1,
-                    // A number or a word ends where something else begins.
+                    // A number or a word ends where something else starts.
                     b'}' | b']' | b',' if depth == 0 => return Ok(Ok(text)),
                     _ if depth == 0 && byte.is_ascii_whitespace() => return Ok(Ok(text)),
                     _ => {}
@@ -133,7 +136,8 @@ impl Cursor {
         }
     }
 
-    /// Goes to the next line in which an object begins at `column`. False: there is none.
+    /// Moves to the next line in which an object starts at `column`. Returns false if there is
+    /// none.
     fn resume(&mut self, column: u64) -> io::Result<bool> {
         loop {
             match self.peek()? {
@@ -145,7 +149,7 @@ impl Cursor {
     }
 }
 
-/// The records of a JSON list, with the lines in which they begin.
+/// The records of a JSON list, with the lines in which they start.
 pub(super) enum Records {
     Lines(Lines),
     Values(Values),
@@ -181,7 +185,7 @@ impl Records {
     }
 }
 
-/// The elements of an array, or values one after another.
+/// The elements of an array, or consecutive values.
 pub(super) struct Values {
     cursor: Cursor,
     is_in_array: bool,
@@ -226,14 +230,14 @@ impl Values {
     }
 }
 
-/// The members of an object, one after another, without their values in memory.
+/// The members of an object, in sequence, without their values in memory.
 pub(super) struct Members {
     cursor: Cursor,
     is_at_value: bool,
 }
 
 impl Members {
-    /// Of the object that begins next.
+    /// Starts at the object that comes next.
     pub(super) fn of(mut cursor: Cursor) -> io::Result<Self> {
         if let Some(byte @ b'{') = cursor.skip_blanks()? {
             cursor.step(byte);
@@ -241,7 +245,8 @@ impl Members {
         Ok(Self { cursor, is_at_value: false })
     }
 
-    /// The next member's name and the first byte of its value, which is passed over unless it is taken.
+    /// Returns the next member's name and the first byte of its value, which is skipped unless it
+    /// is read.
     fn next(&mut self) -> io::Result<Option<Result<(String, u8), String>>> {
         if std::mem::take(&mut self.is_at_value)
             && let Err(message) = self.cursor.value(false)?
@@ -256,7 +261,7 @@ impl Members {
                     return Ok(None);
                 }
                 Some(b'"') => break,
-                _ => return Ok(Some(Err("it is no JSON object".into()))),
+                _ => return Ok(Some(Err("it is not a JSON object".into()))),
             }
         }
         let name = match self.cursor.value(true)? {
@@ -272,11 +277,11 @@ impl Members {
         Ok(Some(match (name, colon, first) {
             (Ok(name), Some(b':'), Some(first)) => Ok((name, first)),
             (Err(message), ..) => Err(message),
-            _ => Err("it is no JSON object".into()),
+            _ => Err("it is not a JSON object".into()),
         }))
     }
 
-    /// The elements of the list that is called `name`, if there is one.
+    /// Returns the elements of the list called `name`, if there is one.
     pub(super) fn list(mut self, name: &str) -> io::Result<Option<Values>> {
         loop {
             match self.next()? {
@@ -296,7 +301,7 @@ mod tests {
 
     use super::*;
 
-    /// Records in words, with their lines.
+    /// Records as text, with their lines.
     type Found = Vec<(u64, Result<String, String>)>;
 
     fn shape_and_records(text: &str) -> (Shape, Found) {
@@ -331,7 +336,8 @@ mod tests {
 
     #[test]
     fn damaged_record_of_an_array_costs_itself() {
-        let text = "[\n  {\n    \"a\": 1\n  },\n  {\n    \"a\": \"open\n  },\n  {\n    \"a\": nope\n  },\n  7,\n  {\"a\": 3}\n]\n";
+        let text = "[\n  {\n    \"a\": 1\n  },\n  {\n    \"a\": \"open\n  },\n  {\n    \"a\": \
+                    nope\n  },\n  7,\n  {\"a\": 3}\n]\n";
         let (_, records) = shape_and_records(text);
         let found: Vec<_> = records.iter().map(|(line, text)| (*line, text.is_ok())).collect();
         assert_eq!(found, [(2, true), (5, false), (8, true), (11, true), (12, true)]);

@@ -1,5 +1,5 @@
-//! Lists: CSV, TSV or JSON with the path or the address of an image file and a caption in each record. Read record by record;
-//! nothing of a list is kept in memory but the record at hand.
+//! Lists: CSV, TSV or JSON with the path or the URL of an image file and a caption in each record.
+//! Only the current record is in memory.
 
 mod coco;
 mod json_values;
@@ -24,7 +24,7 @@ use super::own_value::{self, OwnValue};
 use super::report::IngestError;
 use super::{json, text};
 
-/// Records of JSON that are looked at to find out which fields there are.
+/// Records of JSON that are checked for their fields.
 const PEEK_RECORDS: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,18 +33,18 @@ pub(super) enum Form {
     Json,
 }
 
-/// The names of the two columns that count.
+/// The names of the two required columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Columns {
     image: String,
     caption: String,
-    /// The image is an address, not a path.
+    /// Whether the image is a URL, not a path.
     urls: bool,
     /// Other columns that captions may be in, in words.
     rivals: String,
 }
 
-/// What is wrong with a list: it cannot be read, which the ledger gets, or the user has to say more.
+/// An error in a list: it cannot be read, which goes to the ledger, or the user must add options.
 #[derive(Debug)]
 enum Failure {
     Read(io::Error),
@@ -63,7 +63,7 @@ impl From<IngestError> for Failure {
     }
 }
 
-/// A list of which the columns are known.
+/// A list with known columns.
 struct Opened {
     records: OpenedRecords,
     columns: Columns,
@@ -78,7 +78,7 @@ enum OpenedRecords {
     Coco(Images, Values),
 }
 
-/// Finds the columns; says whether it is a list of addresses, and in words what is read.
+/// Finds the columns. Returns whether it is a list of URLs, and a description.
 pub(super) fn check(
     path: &Path,
     form: Form,
@@ -86,7 +86,7 @@ pub(super) fn check(
 ) -> Result<Result<(bool, String), io::Error>, IngestError> {
     match open(path, form, options) {
         Ok(Opened { columns: Columns { image, caption, urls, rivals }, kind, .. }) => {
-            let what = if urls { "addresses of images" } else { "image files" };
+            let what = if urls { "URLs of images" } else { "image files" };
             Ok(Ok((urls, format!("{kind}: {what} in `{image}`, captions in `{caption}`{rivals}"))))
         }
         Err(Failure::Read(error)) => Ok(Err(error)),
@@ -94,7 +94,7 @@ pub(super) fn check(
     }
 }
 
-/// Whether a file is a list, by its first bytes: whatever it is called.
+/// Recognises a list by its first bytes, whatever its name.
 pub(super) fn form_of(path: &Path, options: &ReadOptions) -> Option<Form> {
     let mut text = text_stream::open(path, options.lists.text_encoding()).ok()?;
     let start = text.fill_buf().ok()?.trim_ascii_start();
@@ -110,7 +110,7 @@ pub(super) fn form_of(path: &Path, options: &ReadOptions) -> Option<Form> {
     is_list.then_some(Form::Csv)
 }
 
-/// Lines of a list: about its records.
+/// Returns the number of lines of a list, which is about that of its records.
 pub(super) fn lines(path: &Path, options: &ReadOptions) -> Option<u64> {
     text_stream::count_lines(path, options.lists.text_encoding())
 }
@@ -134,7 +134,7 @@ fn open_separated(path: &Path, options: &ReadOptions) -> Result<Opened, Failure>
     Ok(Opened { kind: list.words(), records: OpenedRecords::Separated(list, Vec::new()), columns })
 }
 
-/// Names for the columns of a list whose first line is a record.
+/// Returns names for the columns of a list whose first line is a record.
 fn names_of(
     path: &Path,
     first: &[String],
@@ -150,7 +150,7 @@ fn names_of(
             return Ok(names.iter().map(|name| name.trim().to_owned()).collect());
         }
         return wrong(format!(
-            "--columns names {} columns, its first line has {}: {}",
+            "--columns names {} columns, but its first line has {}: {}",
             names.len(),
             first.len(),
             first.join(" | ")
@@ -159,7 +159,8 @@ fn names_of(
     let places: Vec<bool> = first.iter().map(|field| is_place(field)).collect();
     if places != [true, false] && places != [false, true] {
         return wrong(format!(
-            "its first line is a record and no header ({}). Name its columns in order with --columns, as in --columns caption,url",
+            "its first line is a record, not a header ({}). Name its columns in order with \
+             --columns, as in --columns caption,url",
             first.join(" | ")
         ));
     }
@@ -230,7 +231,7 @@ fn open_json(path: &Path, options: &ReadOptions) -> Result<Opened, Failure> {
     Ok(Opened { records, columns, kind: kind.into() })
 }
 
-/// The fields of the first records, in order of their appearance.
+/// Returns the fields of the first records, in order of appearance.
 fn names(mut next: impl FnMut() -> io::Result<Option<(u64, Text)>>) -> io::Result<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
     for _ in 0..PEEK_RECORDS {
@@ -245,7 +246,7 @@ fn names(mut next: impl FnMut() -> io::Result<Option<(u64, Text)>>) -> io::Resul
     Ok(names)
 }
 
-/// Reads the records that come after the first `from`.
+/// Reads the records after the first `from`.
 pub(super) fn read(
     path: &Path,
     form: Form,
@@ -260,7 +261,7 @@ pub(super) fn read(
     };
     let mut opened = opened;
     if let OpenedRecords::Separated(list, kinds) = &mut opened.records {
-        // The types of its values are known when all have been seen: it is read through once before.
+        // The types of its values depend on all of them, so it is read completely once before.
         *kinds = match column_kinds(path, list, &opened.columns, options) {
             Ok(kinds) => kinds,
             Err(error) => return unreadable(reason_of(&error), error.to_string(), sink),
@@ -281,8 +282,8 @@ pub(super) fn read(
     reader.read(opened.records, from, sink)
 }
 
-/// The types of a CSV's or TSV's columns over the whole list, of which `list` knows the names. What the user names in `text_columns`
-/// is text.
+/// Infers the types of a CSV's or TSV's columns over the whole list, whose column names `list`
+/// knows. Columns that the user names in `text_columns` stay text.
 fn column_kinds(
     path: &Path,
     list: &Separated,
@@ -299,7 +300,7 @@ fn column_kinds(
     let mut kinds: Vec<Inferred> = list.header.iter().map(of_name).collect();
     let mut list = list.again(path, options)?;
     while kinds.iter().any(|kind| *kind != Inferred::Text) {
-        // What cannot be read on is told of by the reading proper.
+        // The actual reading reports errors.
         let Ok(Some((_, row))) = list.next() else { break };
         for (kind, value) in kinds.iter_mut().zip(row.iter().flatten()) {
             *kind = kind.with(value);
@@ -315,7 +316,7 @@ fn reason_of(error: &io::Error) -> Reason {
     }
 }
 
-/// Makes items of records.
+/// Converts records to items.
 struct Reader<'a> {
     columns: Columns,
     files: ImageFiles,
@@ -331,7 +332,7 @@ impl Reader<'_> {
     ) -> Result<Outcome, IngestError> {
         let mut count = 0;
         loop {
-            // Where the record is, and what becomes of it unless it was taken before.
+            // The record's place, and its result unless it was added before.
             let next = match &mut records {
                 OpenedRecords::Separated(list, kinds) => list.next().map(|row| {
                     row.map(|(line, row)| {
@@ -392,7 +393,8 @@ impl Reader<'_> {
         Ok(self.record(file.map(Ok), caption, own))
     }
 
-    /// `images`: where a field holds not the file but its id.
+    /// Converts a JSON record. `images` is given if a field holds an image's id instead of its
+    /// file.
     fn of_json(&self, record: Text, images: Option<&Images>) -> Result<Record, String> {
         let fields = json::object(&record?).map_err(|why| format!("not a JSON object: {why}"))?;
         let (mut file, mut caption, mut own) = (None, None, Vec::new());
@@ -426,7 +428,7 @@ impl Reader<'_> {
             Some(Ok(url)) if urls => Ok(url.trim().as_bytes().to_owned()),
             Some(Ok(name)) => self.files.read(name, self.options.max_image_bytes),
             Some(Err(why)) => Err((Reason::MissingImage, why.clone())),
-            None if urls => Err((Reason::BadUrl, "the record has no address".into())),
+            None if urls => Err((Reason::BadUrl, "the record has no URL".into())),
             None => Err((Reason::MissingImage, "the record has no path".into())),
         };
         let caption =
@@ -450,7 +452,7 @@ fn item(position: String, found: Result<Record, String>) -> Item {
     }
 }
 
-/// Ends a list that cannot be read on: a packed one that is cut, a disk that fails.
+/// Ends a list that cannot be read further: a truncated compressed one, or a failing disk.
 fn ended(records: u64, error: &io::Error, sink: &mut Sink) -> Result<Outcome, IngestError> {
     if records == 0 {
         return unreadable(Reason::TruncatedSource, error.to_string(), sink);
@@ -460,7 +462,7 @@ fn ended(records: u64, error: &io::Error, sink: &mut Sink) -> Result<Outcome, In
         position: format!("after record {records}"),
         key: String::new(),
         reason: Reason::TruncatedSource,
-        detail: format!("{error}; the rest is not read"),
+        detail: format!("{error}; the rest was not read"),
     };
     sink(Item::Rejected(rejection), records + 1)?;
     Ok(Outcome { records: records + 1, fault: Some(Fault::Partial(message)), notes: Vec::new() })

@@ -1,12 +1,14 @@
-//! Separated values: CSV, TSV and their kin, as people and programs write them.
+//! Separated values: CSV, TSV and similar formats, as people and programs write them.
 //!
-//! Quotes are the difficulty. In CSV a field in quotes may hold separators and line ends. In lists with tabs or bars most
-//! writers know no quoting, and a quote at the beginning of a caption is a part of it. The rule for both:
+//! Quotes are the difficulty. In CSV, a quoted field may hold separators and line ends. In lists
+//! with tabs or bars, most writers do not use quoting, and a quote at the start of a caption is
+//! part of it. The rules for both:
 //!
-//! 1. A field that is wholly in quotes within its line, quotes inside doubled, loses them.
-//! 2. A record is one line, unless a quote that it opens is closed in one of the next lines and the fields then fit the header.
-//! 3. Such a quote never swallows a line that is a record by itself. What is not closed costs its own line: in CSV that is an
-//!    error, with tabs or bars it is text.
+//! 1. A field that is completely in quotes within its line, with inner quotes doubled, loses them.
+//! 2. A record is one line, unless a quote that it opens is closed in one of the next lines and the
+//!    fields then fit the header.
+//! 3. Such a quote never swallows a line that is a record by itself. A quote that is not closed
+//!    costs its own line: in CSV it is an error, with tabs or bars it is text.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,28 +19,28 @@ use crate::ingest::item::{MAX_CAPTION_BYTES, MAX_RECORD_BYTES, ReadOptions};
 use crate::ingest::list_options::ListOptions;
 use crate::ingest::tar_group::is_image_extension;
 
-/// Lines that are looked at to find the separator.
+/// Lines that are checked to find the separator.
 const PEEK_LINES: usize = 16;
-/// Empty lines that are looked over to see what comes next.
+/// Most empty lines that are skipped to see what comes next.
 const MAX_EMPTY_LINES: usize = 64;
-/// What may be between the fields, the more usual first.
+/// Possible separators, the more usual first.
 const SEPARATORS: [char; 4] = ['\t', ',', ';', '|'];
 
-/// A list whose header has been read, or made.
+/// A list whose header has been read or created.
 pub(super) struct Separated {
     lines: Lines,
-    /// Lines that were looked at and not taken yet.
+    /// Lines that were read ahead.
     ahead: VecDeque<Line>,
     separator: u8,
     pub(super) header: Vec<String>,
-    /// Index of the column whose value tells a record from a piece of text.
+    /// Index of the column whose value distinguishes a record from a piece of text.
     image: Option<usize>,
 }
 
-/// One record: the number of its first line, and its values or why there are none.
+/// One record: the number of its first line, and its values or the reason why there are none.
 pub(super) type Row = (u64, Result<Vec<String>, String>);
 
-/// What the user or the first line says of the columns.
+/// The names of the columns, from the user or the first line.
 pub(super) enum Header {
     Named(Vec<String>),
     /// The first line is a record; the columns have no names yet.
@@ -46,7 +48,8 @@ pub(super) enum Header {
 }
 
 impl Separated {
-    /// Opens a list and reads its header. Whoever calls gives the columns their names with [`Self::name`].
+    /// Opens a list and reads its header. The caller sets the names of the columns with
+    /// [`Self::name`].
     pub(super) fn open(path: &Path, options: &ReadOptions) -> io::Result<(Self, Header)> {
         let mut list = Self::from_beginning(path, options.lists)?;
         let Some((number, row)) = list.next()? else {
@@ -79,7 +82,7 @@ impl Separated {
         Ok(Self { lines, ahead, separator, header: Vec::new(), image: None })
     }
 
-    /// How the values are separated, in words.
+    /// Describes the separator.
     pub(super) fn words(&self) -> String {
         match self.separator {
             b'\t' => "values separated by tabs".into(),
@@ -90,14 +93,14 @@ impl Separated {
         }
     }
 
-    /// The same list from its first record on.
+    /// Opens the list again at its first record.
     pub(super) fn again(&self, path: &Path, options: &ReadOptions) -> io::Result<Self> {
         let (mut list, _) = Self::open(path, options)?;
         list.name(self.header.clone(), self.image);
         Ok(list)
     }
 
-    /// Gives the columns their names.
+    /// Sets the names of the columns.
     pub(super) fn name(&mut self, header: Vec<String>, image: Option<usize>) {
         (self.header, self.image) = (header, image);
     }
@@ -108,7 +111,7 @@ impl Separated {
         Ok(Some((line.number, row)))
     }
 
-    /// The next line that is not empty.
+    /// Returns the next line that is not empty.
     fn line(&mut self) -> io::Result<Option<Line>> {
         loop {
             let line = match self.ahead.pop_front() {
@@ -124,7 +127,7 @@ impl Separated {
         }
     }
 
-    /// The record that begins with a line.
+    /// Returns the record that starts with a line.
     fn record(&mut self, line: &Line) -> io::Result<Result<Vec<String>, String>> {
         let Some(text) = &line.text else {
             return Ok(Err(format!(
@@ -157,32 +160,37 @@ impl Separated {
             }
             Parsed::Fields(fields) if !quotes_are_text => self.checked(fields),
             Parsed::Misplaced if !plain_fits => {
-                Err("text follows a closing quote; a quote within quotes is written twice".into())
+                Err("text follows a closing quote; a quote within quotes must be doubled".into())
             }
             _ => self.checked(literal()),
         })
     }
 
-    /// Whether a record may have so many fields. Before the header is known, any number will do.
+    /// Returns whether a record may have this many fields. Before the header is known, any number
+    /// is accepted.
     fn fits(&self, fields: usize) -> bool {
         self.header.is_empty() || fields == self.header.len()
     }
 
     fn checked(&self, fields: Vec<Vec<u8>>) -> Result<Vec<String>, String> {
         if !self.fits(fields.len()) {
-            return Err(format!("{} fields, the header has {}", fields.len(), self.header.len()));
+            return Err(format!(
+                "{} fields, but the header has {}",
+                fields.len(),
+                self.header.len()
+            ));
         }
         let text = |field: Vec<u8>| match String::from_utf8(field) {
             Ok(text) => Ok(text.trim().to_owned()),
             Err(error) => Err(format!(
-                "not UTF-8 text: {}; name its encoding with --encoding, such as windows-1252",
+                "it is not UTF-8 text: {}; name its encoding with --encoding, such as windows-1252",
                 error.utf8_error()
             )),
         };
         fields.into_iter().map(text).collect()
     }
 
-    /// Reads ahead until so many lines wait, or the list ends.
+    /// Reads ahead until `lines` lines wait, or the list ends.
     fn look_ahead(&mut self, lines: usize) -> io::Result<bool> {
         while self.ahead.len() < lines {
             let Some(line) = self.lines.next()? else { return Ok(false) };
@@ -191,14 +199,15 @@ impl Separated {
         Ok(true)
     }
 
-    /// Whether the line after this one is a record by itself. The end of the list counts as one.
+    /// Returns whether the line after this one is a record by itself. The end of the list counts as
+    /// one.
     fn next_is_record(&mut self, this: &[&[u8]]) -> io::Result<bool> {
         for index in 0.. {
             if !self.look_ahead(index + 1)? {
                 break;
             }
             match self.ahead.get(index).and_then(|line| line.text.as_deref()) {
-                // It is passed over where a record begins, and may be a part of a text.
+                // It is skipped where a record starts, and may be part of a text.
                 Some(b"") if index < MAX_EMPTY_LINES => {}
                 Some(next) => return Ok(self.is_record(next, this)),
                 None => break,
@@ -207,7 +216,8 @@ impl Separated {
         Ok(true)
     }
 
-    /// Whether a line is a record by itself: it has the header's fields, and names an image where `this` record does.
+    /// Returns whether a line is a record by itself: it has the header's fields, and names an image
+    /// if `this` record does.
     fn is_record(&self, line: &[u8], this: &[&[u8]]) -> bool {
         let fields = split(line, self.separator);
         let names_image = |fields: &[&[u8]]| {
@@ -217,7 +227,8 @@ impl Separated {
         self.fits(fields.len()) && (names_image(&fields) || !names_image(this))
     }
 
-    /// The fields of a record that goes on in the next lines, and how many of these it takes.
+    /// Returns the fields of a record that continues in the next lines, and the number of these
+    /// lines.
     fn over_lines(
         &mut self,
         text: &[u8],
@@ -231,7 +242,7 @@ impl Separated {
             let Some(Line { text: Some(next), .. }) = self.ahead.get(lines - 1) else {
                 return Ok(None);
             };
-            // A value may not be longer than a caption, so nothing beyond is worth looking at.
+            // A value may not be longer than a caption, so nothing beyond is checked.
             if whole.len() + next.len() > 2 * MAX_CAPTION_BYTES {
                 return Ok(None);
             }
@@ -256,7 +267,7 @@ impl Separated {
     }
 }
 
-/// Whether a field of the first line is no name of a column, but an address or an image file.
+/// Returns whether a field of the first line is not a name of a column, but a URL or an image file.
 pub(super) fn is_place(field: &str) -> bool {
     let field = field.trim().trim_matches('"');
     let file = field.rsplit_once('#').filter(|(_, number)| number.parse::<u32>().is_ok());
@@ -270,7 +281,7 @@ fn same_names(names: &[String], fields: &[String]) -> bool {
         && names.iter().zip(fields).all(|(name, field)| name.trim().eq_ignore_ascii_case(field))
 }
 
-/// Fields of a line in which quotes are text.
+/// Returns the fields of a line in which quotes are text.
 fn split(line: &[u8], separator: u8) -> Vec<&[u8]> {
     line.split(|&byte| byte == separator).collect()
 }
@@ -283,7 +294,8 @@ enum Parsed {
     Misplaced,
 }
 
-/// Fields of a text in which quotes are quotes (RFC 4180). White space around a quoted field is no part of it.
+/// Parses the fields of a text with quoting (RFC 4180). White space around a quoted field is not
+/// part of it.
 fn parse(text: &[u8], separator: u8) -> Parsed {
     let mut fields = Vec::new();
     let mut rest = text;
@@ -322,7 +334,8 @@ fn parse(text: &[u8], separator: u8) -> Parsed {
     }
 }
 
-/// The separator that cuts the first line into fields, and the others into as many. OpenCLIP's own `.csv` files are separated by tabs.
+/// Returns the separator that splits the first line into fields, and the others into as many.
+/// OpenCLIP's own `.csv` files are separated by tabs.
 fn separator_of(lines: &VecDeque<Line>) -> char {
     let counts = |separator: char| {
         let texts = lines.iter().filter_map(|line| line.text.as_deref());
@@ -337,7 +350,7 @@ fn separator_of(lines: &VecDeque<Line>) -> char {
         let same = counts(separator).filter(|count| *count == first).count();
         (first > 1).then_some((same, first, separator))
     });
-    // Of equals the first: `max_by_key` gives the last.
+    // The first of equal ones: `max_by_key` returns the last.
     let found = rated.rev().max_by_key(|(same, first, _)| (*same, *first));
     found.map_or(',', |(.., separator)| separator)
 }
@@ -349,7 +362,7 @@ mod tests {
     use super::*;
     use crate::ingest::item::Captions;
 
-    /// Values of a list's records joined by `/`, or `line N: …` of what is none.
+    /// Returns the values of a list's records joined by `/`, or `line N: …` for an invalid one.
     fn rows(text: &str) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("list");

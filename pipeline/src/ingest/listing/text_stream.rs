@@ -1,4 +1,5 @@
-//! A list as a stream of UTF-8 text and as lines: unpacked, recoded, without a byte order mark. Only a line is in memory.
+//! A list as a stream of UTF-8 text and as lines: decompressed, decoded, without a byte order mark.
+//! Only one line is in memory.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -10,13 +11,13 @@ use encoding_rs_io::DecodeReaderBytesBuilder;
 use crate::ingest::item::MAX_RECORD_BYTES;
 use crate::ingest::packing::{Packing, peeked};
 
-/// Bytes that are looked at to see how the text is coded.
+/// Bytes that are checked to recognise the encoding.
 const START_BYTES: u64 = 512;
 
 pub(super) type TextStream = BufReader<Box<dyn Read>>;
 
-/// Opens a list. UTF-16 is recognised by its mark, or by its zero bytes; anything else must be UTF-8 unless `encoding` says
-/// otherwise.
+/// Opens a list. UTF-16 is recognised by its mark or its zero bytes. Anything else must be UTF-8,
+/// unless `encoding` is given.
 pub(super) fn open(path: &Path, encoding: Option<&'static Encoding>) -> io::Result<TextStream> {
     let (start, packed) = peeked(File::open(path)?, START_BYTES)?;
     let unpacked = Packing::of(&start).unpacked(packed)?;
@@ -30,7 +31,7 @@ pub(super) fn open(path: &Path, encoding: Option<&'static Encoding>) -> io::Resu
     Ok(BufReader::with_capacity(1 << 18, Box::new(text)))
 }
 
-/// UTF-16 by the zeros between the letters of its first characters.
+/// Recognises UTF-16 by the zeros between the letters of its first characters.
 fn utf_16_without_mark(start: &[u8]) -> Option<&'static Encoding> {
     let pairs = start.chunks_exact(2).take(16);
     if pairs.len() < 4 {
@@ -50,7 +51,7 @@ fn utf_16_without_mark(start: &[u8]) -> Option<&'static Encoding> {
 pub(super) struct Line {
     /// From 1.
     pub(super) number: u64,
-    /// Nothing of a line that is longer than [`MAX_RECORD_BYTES`].
+    /// `None` for a line that is longer than [`MAX_RECORD_BYTES`].
     pub(super) text: Option<Vec<u8>>,
 }
 
@@ -88,7 +89,8 @@ impl Lines {
     }
 }
 
-/// Lines of a list: about its records, for those who want to know how long it will take.
+/// Returns the number of lines of a list, which is about that of its records, for progress
+/// displays.
 pub(super) fn count_lines(path: &Path, encoding: Option<&'static Encoding>) -> Option<u64> {
     let mut stream = open(path, encoding).ok()?;
     let mut lines = 0;

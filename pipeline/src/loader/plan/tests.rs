@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::order::Shuffle;
 
-/// What decides a stream, small enough to be looked at whole.
+/// The parameters of a stream, small enough to check all of it.
 #[derive(Clone, Debug)]
 struct Setting {
     /// Selected rows of each row group of each source.
@@ -12,7 +12,7 @@ struct Setting {
     weighted: bool,
     shuffle: (usize, usize),
     seed: u64,
-    /// Samples of each rank in a batch, times 8, so that it is divisible by 1, 2, 4 and 8 ranks.
+    /// Samples per rank and batch, times 8, so that it is divisible by 1, 2, 4 and 8 ranks.
     eighth: u64,
     epochs: u64,
 }
@@ -53,7 +53,7 @@ impl Setting {
         (rows >= batch).then_some(Cut { batch, epoch: rows / batch * batch })
     }
 
-    /// The samples of a rank from a place in the stream of all on.
+    /// Returns the samples of a rank from a place in the stream of all ranks on.
     fn of_rank(&self, cut: Cut, rank: u64, ranks: u64, start: u64) -> Vec<Pick> {
         let share = Share::of_rank(cut, rank, ranks);
         let mut orders = self.orders();
@@ -78,20 +78,24 @@ impl Setting {
 
 proptest! {
     #[test]
-    fn any_number_of_ranks_from_any_start_has_the_rest_of_the_one_global_order(setting in setting(), ranks in prop::sample::select(vec![1_u64, 2, 4, 8]), start: prop::sample::Index) {
+    fn any_number_of_ranks_from_any_start_has_the_rest_of_the_one_global_order(
+        setting in setting(), ranks in prop::sample::select(vec![1_u64, 2, 4, 8]),
+        start: prop::sample::Index) {
         let Some(cut) = setting.cut() else { return Ok(()) };
         let whole = setting.of_rank(cut, 0, 1, 0);
         prop_assert_eq!(whole.len() as u64, cut.epoch * setting.epochs);
         prop_assert!(whole.iter().map(|row| row.sample).eq(0..whole.len() as u64));
         let start = start.index(whole.len() + 1) as u64;
-        let parts: Vec<Vec<Pick>> = (0..ranks).map(|rank| setting.of_rank(cut, rank, ranks, start)).collect();
-        // Batch by batch, the ranks' parts one behind the other are the global batch.
+        let parts: Vec<Vec<Pick>> = (0..ranks).map(|rank| setting.of_rank(cut, rank, ranks, start))
+            .collect();
+        // In each batch, the concatenated parts of the ranks are the global batch.
         let mut together: Vec<Pick> = Vec::new();
         let mut taken = vec![0; parts.len()];
         let mut batch = cut.batch_start(start);
         while batch < cut.epoch * setting.epochs {
             for (part, taken) in parts.iter().zip(&mut taken) {
-                let here = part[*taken..].iter().take_while(|row| row.sample < batch + cut.batch).count();
+                let here = part[*taken..].iter().take_while(|row| row.sample < batch + cut.batch)
+                    .count();
                 together.extend_from_slice(&part[*taken..*taken + here]);
                 *taken += here;
             }
@@ -106,18 +110,21 @@ proptest! {
         let Some(cut) = setting.cut() else { return Ok(()) };
         let order = setting.orders().remove(0);
         for row in setting.of_rank(cut, 0, 1, 0) {
-            prop_assert_eq!(Some(row.row), order.row(row.sample / cut.epoch, row.sample % cut.epoch));
+            prop_assert_eq!(Some(row.row), order.row(row.sample / cut.epoch,
+                row.sample % cut.epoch));
         }
     }
 
     #[test]
-    fn each_source_of_a_mix_passes_over_all_of_its_rows_before_it_begins_anew(setting in setting()) {
+    fn each_source_of_a_mix_passes_over_all_of_its_rows_before_it_begins_anew(
+        setting in setting()) {
         let setting = Setting { weighted: false, epochs: 3, ..setting };
         let Some(cut) = setting.cut() else { return Ok(()) };
         prop_assume!(setting.sources.len() > 1);
         let all = setting.of_rank(cut, 0, 1, 0);
         for (source, sizes) in setting.sources.iter().enumerate() {
-            let rows: Vec<u64> = all.iter().filter(|row| row.source == source as u32).map(|row| row.row).collect();
+            let rows: Vec<u64> = all.iter().filter(|row| row.source == source as u32)
+                .map(|row| row.row).collect();
             for epoch in rows.chunks_exact(sizes.iter().sum::<u32>() as usize) {
                 let mut seen = epoch.to_vec();
                 seen.sort_unstable();
@@ -127,7 +134,8 @@ proptest! {
     }
 
     #[test]
-    fn a_share_counts_forth_and_back(eighth in 1_u64..5, batches in 1_u64..5, rank in 0_u64..8, local in 0_u64..200) {
+    fn a_share_counts_forth_and_back(eighth in 1_u64..5, batches in 1_u64..5, rank in 0_u64..8,
+        local in 0_u64..200) {
         let batch = 8 * eighth;
         let share = Share::of_rank(Cut { batch, epoch: batches * batch }, rank, 8);
         let global = share.global_of(local);

@@ -1,4 +1,4 @@
-//! What a run reads and who reads it: ranks, weights, mixes, columns of captions.
+//! The sources of a run and its readers: ranks, weights, mixes, caption columns.
 
 use std::collections::BTreeMap;
 
@@ -97,9 +97,9 @@ fn weighted_pairs_come_as_often_as_their_weight_says_each_time_augmented_anew() 
             anew += pixels.len().saturating_sub(1);
         }
     }
-    // Pictures of 9 × 8 pixels do not have so many crops.
+    // Pictures of 9 × 8 pixels have only few different crops.
     assert!(anew * 10 > repeated * 8, "{anew} of {repeated}");
-    // From anywhere.
+    // From any place.
     let rest = all(LoaderSpec { epochs: 2, start: batches[12].next, ..spec(&data, &tokenizer) });
     assert!(rest.iter().map(content).eq(batches[13..].iter().map(content)));
 }
@@ -130,7 +130,7 @@ fn a_mix_has_its_sources_in_proportion_with_their_own_pairs_and_goes_on_from_any
     for cycle in captions.chunks_exact(256) {
         assert_eq!(cycle.iter().filter(|caption| caption.starts_with("small")).count(), 64);
     }
-    // Each source passes over its pairs before it begins anew, whatever the epochs of the run are.
+    // Each source passes over its pairs before it starts anew, whatever the epochs of the run are.
     let small: Vec<&str> = captions
         .iter()
         .map(|caption| caption.as_str())

@@ -195,7 +195,7 @@ impl AttentionPool {
                 [together] => together.f_narrow(0, part as i64 * d, d)?,
                 apart => apart[part].shallow_clone(),
             };
-            Ok(Linear::of(weight, self.bias.f_narrow(0, part as i64 * d, d)?))
+            Ok(Linear::from_tensors(weight, self.bias.f_narrow(0, part as i64 * d, d)?))
         };
         let query = linear(0)?.forward(&self.ln_q.forward(&self.query)?.f_unsqueeze(0)?)?;
         let query = query.f_expand([x.size3()?.0, queries, d], false)?;

@@ -239,7 +239,7 @@ fn openclip_text(
     let positions = b.parameter(&below("positional_embedding"))?;
     let positions = b.graph.slice(&positions, 0, &length, 0);
     x = b.graph.add_up(&x, &positions);
-    let mut logits = unseen(b, &seen);
+    let mut logits = attention_bias(b, &seen);
     if t.causal {
         let longest = t.context_length + i64::from(t.class_token);
         let later = tch::Tensor::f_full(
@@ -313,7 +313,7 @@ fn bert(
     let x = b.graph.add_up(&words, &types);
     let x = b.graph.add_up(&x, &positions);
     let mut x = b.layer_norm(&x, &below("embeddings.LayerNorm"), t.layer_norm_eps)?;
-    let logits = unseen(b, mask);
+    let logits = attention_bias(b, mask);
     for layer in 0..t.layers {
         let part = |name: &str| below(&format!("encoder.layer.{layer}.{name}"));
         let (query, key, value) = (
@@ -338,7 +338,7 @@ fn bert(
 }
 
 /// Converts a mask `[N, L]` of ones and zeros into a term for the logits, `[N, 1, 1, L]`.
-fn unseen(b: &mut Builder<'_>, mask: &str) -> Value {
+fn attention_bias(b: &mut Builder<'_>, mask: &str) -> Value {
     let g = &mut b.graph;
     let (seen, zero, unseen, axes) =
         (g.cast(mask, BOOL), g.number(0.0), g.number(UNSEEN), g.integers(&[1, 2]));

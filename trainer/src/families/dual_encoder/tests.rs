@@ -34,7 +34,7 @@ fn locked_towers_train_what_openclips_do() {
                 text: text.is_some(),
                 text_unlocked_layers: text.unwrap_or(0),
             };
-            let depths = Depths::of(&specs);
+            let depths = Depths::from_specs(&specs);
             depths.check(&lock).unwrap();
             let digits = case["learns"].as_str().unwrap().chars();
             let names = cases["names"].as_array().unwrap().iter().filter_map(Value::as_str);
@@ -87,7 +87,7 @@ fn learning_rate_falls_from_layer_to_layer_as_beits() {
         }
         let specs = config.parameters();
         assert!(specs.len() > 40);
-        let depths = Depths::of(&specs);
+        let depths = Depths::from_specs(&specs);
         for spec in specs {
             assert!(
                 (depths.rate(&spec, 0.5) - by_hand(model, &spec.name)).abs() < 1e-12,
@@ -105,7 +105,7 @@ fn whole_towers_keep_all_but_the_scalars_and_too_many_groups_are_refused() {
     for cases in models.as_object().unwrap().values() {
         let config = DualEncoderConfig::parse(&cases["config"].to_string()).unwrap();
         let lock = LockConfig { image: true, text: true, ..LockConfig::default() };
-        let depths = Depths::of(&config.parameters());
+        let depths = Depths::from_specs(&config.parameters());
         let learning = |lock: &LockConfig| -> Vec<String> {
             config
                 .parameters()
@@ -167,12 +167,12 @@ fn checkpointing_keeps_one_tensor_a_stage_that_learns_and_no_way_back_from_it() 
     let inputs = Inputs::new(None, Some(tokens));
     let tower = model.family().outputs().remove(1).tower;
     let plain = Activations::new(tower, &inputs, BackwardMode::Graph).unwrap();
-    assert!(plain.output.requires_grad() && plain.kept().is_none());
+    assert!(plain.output.requires_grad() && plain.saved_inputs().is_none());
     let stages = config.text.layers as usize + 1;
     for (first, expected) in [(0, stages), (1, stages), (2, stages - 1), (stages, 1)] {
         let pass = Activations::new(tower, &inputs, BackwardMode::Inputs { first }).unwrap();
         assert_eq!(plain.output, pass.output);
-        let kept = pass.kept().unwrap();
+        let kept = pass.saved_inputs().unwrap();
         assert_eq!(kept.len(), expected);
         assert!(!pass.output.requires_grad() && kept.iter().all(|x| !x.requires_grad()));
     }

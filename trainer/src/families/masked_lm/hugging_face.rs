@@ -78,8 +78,8 @@ pub(crate) fn import(
         };
         if !same {
             let message = format!(
-                "{copy} differs from {original}; a head that is not tied to the embeddings \
-                    is not supported yet"
+                "{copy} differs from {original}; a head that is not tied to the embeddings is not \
+                 supported yet"
             );
             return Err(TrainerError::weights(folder, message));
         }

@@ -197,20 +197,20 @@ fn verify_file(folder: &Path, name: &str, entry: &FileEntry) -> Result<(), Train
 
 /// A checkpoint folder that was found.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
+pub struct StoredCheckpoint {
     pub folder: PathBuf,
     pub manifest: CheckpointManifest,
 }
 
 /// A folder that looks like a checkpoint but is none, with the reason.
-pub type Rejected = (PathBuf, TrainerError);
+pub type RejectedFolder = (PathBuf, TrainerError);
 
 /// The checkpoints in a folder of checkpoints.
 #[derive(Debug, Default)]
 pub struct Scan {
     /// By step, the oldest first.
-    pub valid: Vec<Found>,
-    pub invalid: Vec<Rejected>,
+    pub valid: Vec<StoredCheckpoint>,
+    pub invalid: Vec<RejectedFolder>,
 }
 
 /// Lists the checkpoints in a folder and verifies every hash. A folder that does not exist holds
@@ -227,7 +227,9 @@ pub fn list(checkpoints: &Path) -> Result<Scan, TrainerError> {
 /// Finds the newest checkpoint whose hashes match.
 ///
 /// Also returns the newer ones that were rejected. Older checkpoints are not read.
-pub fn newest(checkpoints: &Path) -> Result<(Option<Found>, Vec<Rejected>), TrainerError> {
+pub fn newest(
+    checkpoints: &Path,
+) -> Result<(Option<StoredCheckpoint>, Vec<RejectedFolder>), TrainerError> {
     let Scan { mut valid, mut invalid } = list(checkpoints)?;
     while let Some(found) = valid.pop() {
         match verify(&found.folder) {
@@ -252,7 +254,7 @@ fn scan_with(
             continue;
         }
         match check(&folder) {
-            Ok(manifest) => scan.valid.push(Found { folder, manifest }),
+            Ok(manifest) => scan.valid.push(StoredCheckpoint { folder, manifest }),
             Err(error) => scan.invalid.push((folder, error)),
         }
     }

@@ -14,7 +14,7 @@ pub(crate) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Selects a group. `place` is its name followed by a point.
-    pub(crate) fn of(json: &'a Value, place: &'static str) -> Self {
+    pub(crate) fn group(json: &'a Value, place: &'static str) -> Self {
         Self { keys: &json[place.trim_end_matches('.')], place }
     }
 
@@ -68,7 +68,7 @@ impl<'a> Fields<'a> {
                     || {
                         format!(
                             "{}hidden_act = {value} is not supported yet (only \"gelu\", \
-                     \"gelu_pytorch_tanh\" and \"quick_gelu\" are)",
+                             \"gelu_pytorch_tanh\" and \"quick_gelu\" are)",
                             self.place
                         )
                     },

@@ -41,7 +41,7 @@ pub(crate) fn to_json(config: PreprocessConfig, size: i64, kind: &str) -> Result
         }
         Fit::Longest { .. } => {
             return Err("preprocess_cfg.resize_mode = \"longest\" has no equivalent in Hugging \
-                Face's image processors"
+                        Face's image processors"
                 .into());
         }
     }

@@ -15,12 +15,12 @@ use crate::nn::parameters::{BlockNames, ParameterSpec};
 pub(crate) struct Rename {
     ours: Vec<String>,
     theirs: Vec<String>,
-    how: How,
+    change: ShapeChange,
 }
 
 /// The difference in shape between one of our tensors and one of theirs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum ShapeChange {
     Same,
     Transposed,
     /// Theirs has an additional first dimension of size 1.
@@ -29,18 +29,18 @@ pub(crate) enum How {
     OursHasOneMore,
 }
 
-pub(crate) fn one(ours: &str, theirs: &str, how: How) -> Rename {
-    Rename { ours: vec![ours.to_owned()], theirs: vec![theirs.to_owned()], how }
+pub(crate) fn one(ours: &str, theirs: &str, change: ShapeChange) -> Rename {
+    Rename { ours: vec![ours.to_owned()], theirs: vec![theirs.to_owned()], change }
 }
 
 pub(crate) fn several(ours: &[String], theirs: &[String]) -> Rename {
-    Rename { ours: ours.to_vec(), theirs: theirs.to_vec(), how: How::Same }
+    Rename { ours: ours.to_vec(), theirs: theirs.to_vec(), change: ShapeChange::Same }
 }
 
 /// Renames a weight and a bias.
 pub(crate) fn layer(ours: &str, theirs: &str) -> [Rename; 2] {
     ["weight", "bias"]
-        .map(|part| one(&format!("{ours}.{part}"), &format!("{theirs}.{part}"), How::Same))
+        .map(|part| one(&format!("{ours}.{part}"), &format!("{theirs}.{part}"), ShapeChange::Same))
 }
 
 /// Renames a pre-norm block. Hugging Face separates query, key and value.
@@ -74,11 +74,11 @@ pub(crate) fn to_hf(
         let parts: Vec<&Tensor> =
             rename.ours.iter().filter_map(|name| ours.get(name).copied()).collect();
         if let ([only], [name]) = (parts.as_slice(), rename.theirs.as_slice()) {
-            let tensor = match rename.how {
-                How::Same => only.shallow_clone(),
-                How::Transposed => only.f_transpose(0, 1)?.f_contiguous()?,
-                How::TheirsHasOneMore => only.f_unsqueeze(0)?,
-                How::OursHasOneMore => only.f_squeeze_dim(0)?,
+            let tensor = match rename.change {
+                ShapeChange::Same => only.shallow_clone(),
+                ShapeChange::Transposed => only.f_transpose(0, 1)?.f_contiguous()?,
+                ShapeChange::TheirsHasOneMore => only.f_unsqueeze(0)?,
+                ShapeChange::OursHasOneMore => only.f_squeeze_dim(0)?,
             };
             theirs.insert(name.clone(), tensor);
             continue;
@@ -111,12 +111,14 @@ pub(crate) fn from_hf(
         if let ([only], [name]) = (parts.as_slice(), rename.ours.as_slice()) {
             // A tensor with the wrong shape passes unchanged, and is refused later under its own
             // name.
-            let tensor = match rename.how {
-                How::Transposed if only.dim() == 2 => only.f_transpose(0, 1)?.f_contiguous()?,
-                How::TheirsHasOneMore if only.size().first() == Some(&1) => {
+            let tensor = match rename.change {
+                ShapeChange::Transposed if only.dim() == 2 => {
+                    only.f_transpose(0, 1)?.f_contiguous()?
+                }
+                ShapeChange::TheirsHasOneMore if only.size().first() == Some(&1) => {
                     only.f_squeeze_dim(0)?
                 }
-                How::OursHasOneMore => only.f_unsqueeze(0)?,
+                ShapeChange::OursHasOneMore => only.f_unsqueeze(0)?,
                 _ => only.shallow_clone(),
             };
             ours.insert(name.clone(), tensor);

@@ -232,8 +232,7 @@ fn checked_name(bytes: &[u8]) -> Result<&str, String> {
         || name.split('/').any(|part| part == ".." || part.is_empty());
     if bad {
         Err(format!(
-            "{name:?} is not a valid name for a member; torch.save does not write such \
-            names"
+            "{name:?} is not a valid name for a member; torch.save does not write such names"
         ))
     } else {
         Ok(name)

@@ -71,7 +71,7 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError
 fn check(file: &[u8]) -> Result<pickle::StateDict<'_>, String> {
     if file.starts_with(LEGACY_MAGIC) {
         return Err("written by PyTorch before 1.6, whose format is not supported; load it in \
-            Python with torch.load(…, weights_only=True) and save it again"
+                    Python with torch.load(…, weights_only=True) and save it again"
             .into());
     }
     let archive = Archive::open(file)?;

@@ -119,8 +119,7 @@ fn archives_that_torch_does_not_write_are_refused() {
     ] {
         assert!(
             refusal(&archive(members)).contains(says),
-            "{says}: \
-            {}",
+            "{says}: {}",
             refusal(&archive(members))
         );
     }
@@ -156,10 +155,8 @@ fn archives_that_torch_does_not_write_are_refused() {
             bad[directory + field..directory + field + 4].copy_from_slice(&size.to_le_bytes());
         }
         assert!(
-            refusal(&bad).contains(
-                "is outside the \
-                file"
-            ) || refusal(&bad).contains("extends beyond"),
+            refusal(&bad).contains("is outside the file")
+                || refusal(&bad).contains("extends beyond"),
             "{}",
             refusal(&bad)
         );

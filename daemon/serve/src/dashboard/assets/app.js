@@ -13,17 +13,17 @@ import * as search from "./search.js";
 import * as sql from "./sql.js";
 
 /**
- * Maps the first part of the address to a page. A page receives the element to draw in, the rest of
- * the address, its query, and a signal that ends it.
+ * Maps the first part of the address to a page and its chapter of the book. A page receives the
+ * element to draw in, the rest of the address, its query, and a signal that ends it.
  */
 const PAGES = {
-  "": { title: "Now", show: overview.show },
-  runs: { title: "Runs", show: (main, [name], ...rest) => name ? run.show(main, [name], ...rest) : runs.show(main, [], ...rest) },
-  compare: { title: "Compare", nav: "runs", show: (main, [names = ""], ...rest) => run.show(main, names.split(",").filter(Boolean), ...rest) },
-  jobs: { title: "Jobs", show: (main, [id], ...rest) => id ? jobs.showOne(main, id, ...rest) : jobs.show(main, ...rest) },
-  datasets: { title: "Datasets", show: (main, [name], ...rest) => name ? datasets.showOne(main, name, ...rest) : datasets.show(main, ...rest) },
-  search: { title: "Search", show: (main, _, ...rest) => search.show(main, ...rest) },
-  sql: { title: "SQL", show: (main, _, ...rest) => sql.show(main, ...rest) },
+  "": { title: "Now", docs: "guides/dashboard", show: overview.show },
+  runs: { title: "Runs", docs: "guides/training", show: (main, [name], ...rest) => name ? run.show(main, [name], ...rest) : runs.show(main, [], ...rest) },
+  compare: { title: "Compare", docs: "guides/training", nav: "runs", show: (main, [names = ""], ...rest) => run.show(main, names.split(",").filter(Boolean), ...rest) },
+  jobs: { title: "Jobs", docs: "guides/service", show: (main, [id], ...rest) => id ? jobs.showOne(main, id, ...rest) : jobs.show(main, ...rest) },
+  datasets: { title: "Datasets", docs: "concepts/dataset", show: (main, [name], ...rest) => name ? datasets.showOne(main, name, ...rest) : datasets.show(main, ...rest) },
+  search: { title: "Search", docs: "guides/search", show: (main, _, ...rest) => search.show(main, ...rest) },
+  sql: { title: "SQL", docs: "guides/sql", show: (main, _, ...rest) => sql.show(main, ...rest) },
 };
 
 const main = document.getElementById("main");
@@ -37,6 +37,7 @@ function route() {
   const [first, ...rest] = path.split("/").map(part => { try { return decodeURIComponent(part); } catch { return part; } });
   const page = PAGES[first];
   document.title = `${page ? [...rest.filter(Boolean), page.title].join(" · ") : "Not found"} · Diptych`;
+  document.getElementById("docs").href = page ? `/docs/${page.docs}` : "/docs";
   for (const link of document.querySelectorAll("#nav a")) {
     const here = link.getAttribute("href") === `#/${page?.nav ?? first}`;
     if (here) link.setAttribute("aria-current", "page");

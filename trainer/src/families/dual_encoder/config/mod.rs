@@ -357,7 +357,7 @@ impl DualEncoderConfig {
             divides("embed_dim", self.embed_dim, "vision_cfg.attn_pooler_heads", pool.heads)?;
             if v.pool == ImagePool::Average && pool.queries < 2 {
                 return Err("vision_cfg.attn_pooler_queries must be at least 2 if \
-                    vision_cfg.pool_type is \"avg\", which leaves the first query out"
+                            vision_cfg.pool_type is \"avg\", which leaves the first query out"
                     .into());
             }
         }

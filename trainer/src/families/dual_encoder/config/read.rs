@@ -379,8 +379,8 @@ impl Keys<'_> {
         let value = match (self.object.get(key), default) {
             (Some(value), _) => value.as_i64().ok_or_else(|| {
                 format!(
-                    "{}{key} must be one whole number, got {value} (other forms are not \
-                    supported yet)",
+                    "{}{key} must be one whole number, got {value} (other forms are not supported \
+                     yet)",
                     self.of
                 )
             })?,

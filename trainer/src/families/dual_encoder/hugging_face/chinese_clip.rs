@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::clip;
 use crate::families::dual_encoder::config::{Bert, DualEncoderConfig, LAYER_NORM_EPS};
 use crate::formats::hugging_face::fields::{Fields, act_kwargs, activation_name};
-use crate::formats::hugging_face::rename::{How, Rename, one};
+use crate::formats::hugging_face::rename::{Rename, ShapeChange, one};
 use crate::nn::activation::Activation;
 
 /// Tokens of a text if no file says it: Chinese-CLIP's `context_length`.
@@ -48,7 +48,8 @@ pub(super) fn to_config(config: &DualEncoderConfig, bert: Bert) -> Value {
 /// `ChineseCLIPVisionConfig`. Dropout is left out: it changes no feature, and this trainer trains
 /// without it.
 pub(super) fn from_config(json: &Value, context_length: Option<i64>) -> Result<Value, String> {
-    let (text, vision) = (Fields::of(json, "text_config."), Fields::of(json, "vision_config."));
+    let (text, vision) =
+        (Fields::group(json, "text_config."), Fields::group(json, "vision_config."));
     let of_text = text.activation(Activation::Gelu)?;
     if of_text == Activation::QuickGelu {
         return Err(
@@ -109,10 +110,10 @@ pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
         }
     }
     let same = |name: &String| {
-        one(&format!("text.transformer.{name}"), &format!("text_model.{name}"), How::Same)
+        one(&format!("text.transformer.{name}"), &format!("text_model.{name}"), ShapeChange::Same)
     };
     let mut renames: Vec<Rename> = names.iter().map(same).collect();
-    renames.push(one("text.proj.weight", "text_projection.weight", How::Same));
+    renames.push(one("text.proj.weight", "text_projection.weight", ShapeChange::Same));
     renames.extend(clip::vision_renames(config));
     renames
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::families::dual_encoder::config::{DualEncoderConfig, LAYER_NORM_EPS};
 use crate::formats::hugging_face::fields::{Fields, act_kwargs, activation_name};
-use crate::formats::hugging_face::rename::{How, Rename, block, layer, one};
+use crate::formats::hugging_face::rename::{Rename, ShapeChange, block, layer, one};
 use crate::nn::activation::Activation;
 use crate::nn::parameters::OPENCLIP_BLOCKS;
 
@@ -67,7 +67,8 @@ pub(super) fn vision_config(config: &DualEncoderConfig, model_type: &str) -> Val
 ///
 /// Absent keys have the defaults of transformers' `CLIPTextConfig` and `CLIPVisionConfig`.
 pub(super) fn from_config(json: &Value) -> Result<Value, String> {
-    let (text, vision) = (Fields::of(json, "text_config."), Fields::of(json, "vision_config."));
+    let (text, vision) =
+        (Fields::group(json, "text_config."), Fields::group(json, "vision_config."));
     text.only("attention_dropout", &json!(0.0))?;
     let (text_width, vocab_size) =
         (text.integer("hidden_size", 512)?, text.integer("vocab_size", 49408)?);
@@ -77,7 +78,7 @@ pub(super) fn from_config(json: &Value) -> Result<Value, String> {
     let quick = [of_text, of_vision].map(|activation| activation == Activation::QuickGelu);
     if quick[0] != quick[1] {
         return Err("text_config.hidden_act and vision_config.hidden_act differ (gelu and \
-            quick_gelu); a model with two activations is not supported yet"
+                    quick_gelu); a model with two activations is not supported yet"
             .into());
     }
     let mut vision = vision.vision(32, LAYER_NORM_EPS)?;
@@ -116,9 +117,17 @@ fn check_end_token(end: &Value, vocab_size: i64) -> Result<(), String> {
 
 pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
     let mut renames = vec![
-        one("text_projection", "text_projection.weight", How::Transposed),
-        one("token_embedding.weight", "text_model.embeddings.token_embedding.weight", How::Same),
-        one("positional_embedding", "text_model.embeddings.position_embedding.weight", How::Same),
+        one("text_projection", "text_projection.weight", ShapeChange::Transposed),
+        one(
+            "token_embedding.weight",
+            "text_model.embeddings.token_embedding.weight",
+            ShapeChange::Same,
+        ),
+        one(
+            "positional_embedding",
+            "text_model.embeddings.position_embedding.weight",
+            ShapeChange::Same,
+        ),
     ];
     renames.extend(layer("ln_final", "text_model.final_layer_norm"));
     for n in 0..config.text.layers {
@@ -133,14 +142,18 @@ pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
 /// Renames the image tower of `CLIPModel` and the logit scale.
 pub(super) fn vision_renames(config: &DualEncoderConfig) -> Vec<Rename> {
     let mut renames = vec![
-        one("logit_scale", "logit_scale", How::Same),
-        one("visual.proj", "visual_projection.weight", How::Transposed),
-        one("visual.class_embedding", "vision_model.embeddings.class_embedding", How::Same),
-        one("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight", How::Same),
+        one("logit_scale", "logit_scale", ShapeChange::Same),
+        one("visual.proj", "visual_projection.weight", ShapeChange::Transposed),
+        one("visual.class_embedding", "vision_model.embeddings.class_embedding", ShapeChange::Same),
+        one(
+            "visual.conv1.weight",
+            "vision_model.embeddings.patch_embedding.weight",
+            ShapeChange::Same,
+        ),
         one(
             "visual.positional_embedding",
             "vision_model.embeddings.position_embedding.weight",
-            How::Same,
+            ShapeChange::Same,
         ),
     ];
     // The missing letter is Hugging Face's.

@@ -36,7 +36,7 @@ enum Family {
 
 impl Family {
     /// Returns the class that may hold a model. [`describe`] finds out whether it does.
-    fn of(config: &DualEncoderConfig) -> Self {
+    fn from_config(config: &DualEncoderConfig) -> Self {
         match (config.text.bert, config.vision.trunk) {
             (Some(_), _) => Self::ChineseClip,
             (None, Trunk::Siglip) => Self::Siglip,
@@ -89,7 +89,7 @@ pub(crate) fn describe(
     weights: &NamedWeights<'_, DualEncoderConfig>,
 ) -> Result<Description, TrainerError> {
     let config = weights.config;
-    let family = Family::of(config);
+    let family = Family::from_config(config);
     let refused = |message: String| weights.refused(message);
     if config.init_logit_bias.is_some() != (family == Family::Siglip) {
         let (has, class_has) =

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::families::dual_encoder::config::DualEncoderConfig;
 use crate::formats::hugging_face::fields::{Fields, act_kwargs, activation_name};
-use crate::formats::hugging_face::rename::{How, Rename, block, layer, one, several};
+use crate::formats::hugging_face::rename::{Rename, ShapeChange, block, layer, one, several};
 use crate::nn::activation::Activation;
 use crate::nn::parameters::{OPENCLIP_BLOCKS, TIMM_BLOCKS};
 
@@ -56,7 +56,8 @@ pub(super) fn to_config(config: &DualEncoderConfig) -> Value {
 ///
 /// Absent keys have the defaults of transformers' `SiglipTextConfig` and `SiglipVisionConfig`.
 pub(super) fn from_config(json: &Value) -> Result<Value, String> {
-    let (text, vision) = (Fields::of(json, "text_config."), Fields::of(json, "vision_config."));
+    let (text, vision) =
+        (Fields::group(json, "text_config."), Fields::group(json, "vision_config."));
     text.only("attention_dropout", &json!(0.0))?;
     vision.only("vision_use_head", &json!(true))?;
     let plain = |fields: &Fields<'_>, group: &str| match fields.activation(Activation::GeluTanh)? {
@@ -107,24 +108,24 @@ pub(super) fn from_config(json: &Value) -> Result<Value, String> {
 
 pub(super) fn renames(config: &DualEncoderConfig) -> Vec<Rename> {
     let mut renames = vec![
-        one("logit_scale", "logit_scale", How::TheirsHasOneMore),
-        one("logit_bias", "logit_bias", How::TheirsHasOneMore),
+        one("logit_scale", "logit_scale", ShapeChange::TheirsHasOneMore),
+        one("logit_bias", "logit_bias", ShapeChange::TheirsHasOneMore),
         one(
             "text.token_embedding.weight",
             "text_model.embeddings.token_embedding.weight",
-            How::Same,
+            ShapeChange::Same,
         ),
         one(
             "text.positional_embedding",
             "text_model.embeddings.position_embedding.weight",
-            How::Same,
+            ShapeChange::Same,
         ),
         one(
             "visual.trunk.pos_embed",
             "vision_model.embeddings.position_embedding.weight",
-            How::OursHasOneMore,
+            ShapeChange::OursHasOneMore,
         ),
-        one("visual.trunk.attn_pool.latent", "vision_model.head.probe", How::Same),
+        one("visual.trunk.attn_pool.latent", "vision_model.head.probe", ShapeChange::Same),
     ];
     for (ours, theirs) in [
         ("text.ln_final", "text_model.final_layer_norm"),
