@@ -36,7 +36,7 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<Outcome> {
     })?;
     let plot = match &runs[..] {
         [(run, metrics)] => TrainingPlot::from_metrics(run, metrics),
-        several => TrainingPlot::of_several(several),
+        several => TrainingPlot::from_runs(several),
     };
     plot.write(&args.output)?;
     line(args.output.display().to_string())?;

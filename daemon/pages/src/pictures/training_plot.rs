@@ -81,8 +81,8 @@ impl<'a> TrainingPlot<'a> {
         }
     }
 
-    /// Chooses what a plot shows of several runs: a line for each of them in each panel.
-    pub fn of_several(runs: &'a [(String, Metrics)]) -> Self {
+    /// Chooses the curves of a plot of several runs: one line for each run in each panel.
+    pub fn from_runs(runs: &'a [(String, Metrics)]) -> Self {
         let lines = |metric: &str| -> Vec<Line<'a>> {
             let recorded =
                 |metrics: &'a Metrics| metrics.get(metric).map_or(&[][..], Vec::as_slice);
@@ -325,7 +325,7 @@ mod tests {
     fn several_runs_have_a_line_each_under_their_names() {
         let runs = ["first", "second"]
             .map(|name| (name.to_owned(), with(metrics(&[3.0, 2.0, 1.0]), RECALL, &[(3, 0.4)])));
-        let svg = TrainingPlot::of_several(&runs).svg();
+        let svg = TrainingPlot::from_runs(&runs).svg();
         let document = Document::parse(&svg).unwrap();
         let texts: Vec<&str> = document.descendants().filter_map(|node| node.text()).collect();
         for name in ["first", "second"] {
