@@ -492,12 +492,12 @@ async fn errors_of_syntax_and_types_point_at_the_place() {
         ("SELECT 1; SELECT 2", "there is more than one statement; run one at a time"),
         (
             "SELECT width(caption) FROM meta",
-            "width wants the bytes of an image, as in blob.image, not Utf8\nline 1, column 8:\n  \
+            "width needs the bytes of an image, as in blob.image, not Utf8\nline 1, column 8:\n  \
              SELECT width(caption) FROM meta\n         ^^^^^",
         ),
         (
             "SELECT hamming(phash) FROM meta",
-            "hamming wants two hashes, both integers or both bytes, not UInt64\nline 1, column \
+            "hamming needs two hashes, both integers or both bytes, not UInt64\nline 1, column \
              8:\n  SELECT hamming(phash) FROM meta\n         ^^^^^^^",
         ),
         (

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { open } from "./way.mjs";
+import { open } from "./browser.mjs";
 
 const [folder, token] = process.argv.slice(2);
 const RUN = "clicked";

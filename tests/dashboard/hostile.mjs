@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { open } from "./way.mjs";
+import { open } from "./browser.mjs";
 
 const [what, folder, token] = process.argv.slice(2);
 

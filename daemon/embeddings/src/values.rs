@@ -25,8 +25,8 @@ pub fn for_each_value(
     each(dataset, None, value, what, take)
 }
 
-/// Like [`for_each_value`]. If the value is a single column, messages name that column and not the SQL
-/// made from it.
+/// Like [`for_each_value`]. If the value is a single column, messages name that column and not the
+/// SQL made from it.
 fn each(
     dataset: &Path,
     column: Option<&str>,

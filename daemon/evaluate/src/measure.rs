@@ -212,7 +212,9 @@ impl LabelledImages {
             vote,
             with.go_on,
         )?;
-        let details = json!({ "k": settings.k, "temperature": temperature, "train_images": self.train.1.len() });
+        let details = json!({
+            "k": settings.k, "temperature": temperature, "train_images": self.train.1.len(),
+        });
         Ok(TaskResult::Classes { name: "knn".into(), draws: vec![predictions], details })
     }
 

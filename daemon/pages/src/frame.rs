@@ -10,7 +10,7 @@ const STYLE: &str = include_str!("style.css");
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
 /// Builds a standalone page. `style` follows the style sheet of all pages.
-pub(crate) fn whole(title: &str, style: &str, body: &Markup) -> Markup {
+pub(crate) fn document(title: &str, style: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {

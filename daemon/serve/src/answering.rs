@@ -31,10 +31,10 @@ const BLOCKING_THREADS: usize = 64;
 const NICENESS: i32 = 10;
 /// How long open requests may still take when the command ends, and then the work that they
 /// started.
-const REQUESTS_END_WITHIN: Duration = Duration::from_millis(200);
+const REQUEST_END_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long listeners have to receive the news of the end, if there are any.
-const LAST_WORDS: Duration = Duration::from_millis(100);
-const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
+const FINAL_EVENT_TIME: Duration = Duration::from_millis(100);
+const THREAD_END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The running server of a command. It answers until it is dropped.
 pub struct Answering {
@@ -60,9 +60,9 @@ impl Answering {
             ..ServeConfig::default()
         };
         let http_config = HttpConfig::default();
-        let folders = Folders::of(&config).map_err(anyhow::Error::msg)?;
+        let folders = Folders::from_config(&config).map_err(anyhow::Error::msg)?;
         let queue = Queue::of_command(store.clone(), folders, command)?;
-        let current = Current::of(config, "")?;
+        let current = Current::from_config(config, "")?;
         let listens = Listen::Unix(state.join(SOCKET));
         let shared = Arc::new(Shared::new(store.clone(), queue, listens, current, None));
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -97,23 +97,23 @@ impl Drop for Answering {
         // A command that did not say how it ended has failed.
         self.shared.queue.command_ends(JobState::Failed, None);
         if self.shared.has_listeners() {
-            std::thread::sleep(LAST_WORDS);
+            std::thread::sleep(FINAL_EVENT_TIME);
         }
         remove_socket(&self.state);
         self.shared.leave();
-        self.server.control.graceful_shutdown(Some(REQUESTS_END_WITHIN));
+        self.server.control.graceful_shutdown(Some(REQUEST_END_TIMEOUT));
         let Some(runtime) = self.runtime.take() else { return };
         // After that time its connections are closed. Reads for them end at their next batch.
         let _ = runtime.block_on(async {
-            tokio::time::timeout(2 * REQUESTS_END_WITHIN, &mut self.server.ended).await
+            tokio::time::timeout(2 * REQUEST_END_TIMEOUT, &mut self.server.ended).await
         });
-        runtime.shutdown_timeout(THREADS_END_WITHIN);
+        runtime.shutdown_timeout(THREAD_END_TIMEOUT);
     }
 }
 
 /// Removes the socket. If it stays behind, the next owner replaces it.
 pub(crate) fn remove_socket(state: &Path) {
-    if let Ok(socket) = SocketPath::of(&state.join(SOCKET)) {
+    if let Ok(socket) = SocketPath::new(&state.join(SOCKET)) {
         let _ = std::fs::remove_file(socket.path());
     }
 }

@@ -63,9 +63,9 @@ pub(crate) struct Places {
 
 /// The reason why there is no free place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Full {
-    All,
-    OfClient,
+pub(crate) enum NoPlace {
+    AllTaken,
+    ClientShareTaken,
 }
 
 impl Places {
@@ -86,14 +86,14 @@ impl Places {
         Self::new(most.min(usize::try_from(files).unwrap_or(usize::MAX)).max(1), http)
     }
 
-    pub(crate) fn take(self: &Arc<Self>, client: Client) -> Result<Place, Full> {
+    pub(crate) fn take(self: &Arc<Self>, client: Client) -> Result<Place, NoPlace> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.values().sum::<usize>() >= self.all {
-            return Err(Full::All);
+            return Err(NoPlace::AllTaken);
         }
         let own = taken.get(&client).copied().unwrap_or_default();
         if own >= self.of_client && client != Client::Socket {
-            return Err(Full::OfClient);
+            return Err(NoPlace::ClientShareTaken);
         }
         taken.insert(client, own + 1);
         Ok(Place { places: Arc::clone(self), client })
@@ -211,13 +211,13 @@ mod tests {
         let at = |text: &str| Client::at(text.parse().unwrap());
         let one =
             [at("10.0.0.1"), at("::ffff:10.0.0.1")].map(|client| places.take(client).unwrap());
-        assert_eq!(places.take(at("10.0.0.1")).unwrap_err(), Full::OfClient);
+        assert_eq!(places.take(at("10.0.0.1")).unwrap_err(), NoPlace::ClientShareTaken);
         let token = [1, 2].map(|_| places.take(Client::Token([7; 32])).unwrap());
-        assert_eq!(places.take(Client::Token([7; 32])).unwrap_err(), Full::OfClient);
+        assert_eq!(places.take(Client::Token([7; 32])).unwrap_err(), NoPlace::ClientShareTaken);
         let six = ["2001:db8::1", "2001:db8::ffff:2"].map(|text| places.take(at(text)).unwrap());
-        assert_eq!(places.take(at("2001:db8::3")).unwrap_err(), Full::OfClient);
+        assert_eq!(places.take(at("2001:db8::3")).unwrap_err(), NoPlace::ClientShareTaken);
         let socket = [1, 2].map(|_| places.take(Client::Socket).unwrap());
-        assert_eq!(places.take(at("10.0.0.2")).unwrap_err(), Full::All);
+        assert_eq!(places.take(at("10.0.0.2")).unwrap_err(), NoPlace::AllTaken);
         drop(one);
         let again = places.take(at("10.0.0.1")).unwrap();
         drop((token, six, socket, again));

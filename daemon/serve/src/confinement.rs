@@ -1,7 +1,9 @@
-//! What the process of a job or of queries may open. The kernel (Landlock) holds it to that, whatever it is made to do.
+//! The files that the process of a job or of queries may open. The kernel (Landlock) enforces this,
+//! whatever the process is made to do.
 //!
-//! The service says in an environment variable what is allowed, and the process restricts itself before it does anything else.
-//! Trainings and embeds run in the service's own process and are not confined. Where the kernel has no Landlock, nothing is.
+//! The service passes the allowed files in an environment variable, and the process restricts
+//! itself before it does anything else. Trainings and embeds run in the service's own process and
+//! are not confined. Without Landlock in the kernel, nothing is confined.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,16 +19,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::folders::Folders;
 
-/// The variable that says what a process may open.
+/// Environment variable with the files that a process may open.
 pub(crate) const VARIABLE: &str = "DIPTYCH_CONFINEMENT";
 
-/// The kinds of access to files that are restricted, as far as the kernel knows them: Linux 6.10's, 5.13 has most of them.
+/// Kinds of file access that are restricted, as far as the kernel knows them. These are those of
+/// Linux 6.10; 5.13 has most of them.
 const FILES: ABI = ABI::V5;
-/// Signals and abstract sockets, from Linux 6.12 on.
+/// Restriction of signals and abstract sockets, available from Linux 6.12.
 const SCOPES: ABI = ABI::V6;
 
-/// Where the system keeps what a process needs: programs, libraries, name resolution, certificates, devices. Not /etc as a whole,
-/// since the service's own key and tokens lie there.
+/// Places of the system that a process needs: programs, libraries, name resolution, certificates,
+/// devices. /etc is not listed as a whole, since the service's own key and tokens lie there.
 const SYSTEM: &[&str] = &[
     "/usr",
     "/bin",
@@ -62,33 +65,34 @@ const SYSTEM: &[&str] = &[
     "/dev/random",
     "/dev/urandom",
 ];
-/// Devices that are written: the sink, and what belongs to a GPU.
+/// Devices that may be written: sinks, and those of GPUs.
 const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/dri"];
 const GPU: &str = "nvidia";
-/// Variables that name files of credentials and certificates begin so.
+/// Prefixes of variables that name files with credentials and certificates.
 const CREDENTIALS: [&str; 4] = ["AWS_", "GOOGLE_", "AZURE_", "SSL_CERT_"];
 
-/// What a process may open, folders with all that is beneath them.
+/// The files that a process may open, and folders with everything below them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Confinement {
     read: Vec<PathBuf>,
-    /// To be read and written.
+    /// May be read and written.
     write: Vec<PathBuf>,
 }
 
 impl Confinement {
-    /// What a job's process may open. Makes the folders that it writes, since only what is there can be allowed.
-    pub(crate) fn of_job(kind: JobKind, folders: &Folders) -> Self {
+    /// Returns the files that a job's process may open. Creates the folders that it writes, since
+    /// only existing folders can be allowed.
+    pub(crate) fn for_job(kind: JobKind, folders: &Folders) -> Self {
         let state = folders.state();
         let mut made: Vec<PathBuf> = folders.open().to_vec();
         if kind == JobKind::Eval {
             made.extend([state.join("cache/evaluations"), state.join("benchmarks")]);
         }
         let cache = cache_folder();
-        // Libraries lie there too, which no job may replace.
+        // The cache also holds libraries, which no job may replace.
         made.extend(cache.iter().map(|cache| cache.join("blocks")));
         for folder in &made {
-            // Where this does not work, the job says what it cannot write.
+            // If this fails, the job reports what it cannot write.
             let _ = fs::create_dir_all(folder);
         }
         let mut read = system_files();
@@ -98,14 +102,14 @@ impl Confinement {
         let mut write = made;
         write.extend(DEVICES.iter().map(PathBuf::from));
         write.extend(gpus());
-        // Who asks for the store is told that the service has it, which the lock says.
+        // A command that needs the store learns from the lock that the service has it.
         write.extend([std::env::temp_dir(), state.join("lock")]);
         Self { read, write }
     }
 
-    /// Returns what a process that computes queries may open: it reads datasets, and writes only what does not fit into its
-    /// memory, to `spill`.
-    pub(crate) fn of_queries(folders: &Folders, spill: &Path) -> Self {
+    /// Returns the files that a process for queries may open. It reads datasets, and writes only
+    /// data that does not fit into its memory, to `spill`.
+    pub(crate) fn for_queries(folders: &Folders, spill: &Path) -> Self {
         let mut read = system_files();
         read.extend(folders.open().iter().cloned());
         // Blocks of datasets in buckets are kept there.
@@ -119,12 +123,12 @@ impl Confinement {
         Self { read, write }
     }
 
-    /// As the variable has it.
+    /// Returns the value of the environment variable.
     pub(crate) fn to_variable(&self) -> anyhow::Result<String> {
-        serde_json::to_string(self).context("what the process may open")
+        serde_json::to_string(self).context("cannot encode the files that a process may open")
     }
 
-    /// Restricts this thread and those that it starts. What is not there is passed over.
+    /// Restricts this thread and those that it starts. Paths that do not exist are skipped.
     fn restrict(&self) -> Result<(), RulesetError> {
         Ruleset::default()
             .handle_access(AccessFs::from_all(FILES))?
@@ -137,15 +141,21 @@ impl Confinement {
     }
 }
 
-/// Restricts this process to what its service allows it, if it is one of a job or of queries. To be called before there is a second thread.
+/// Restricts this process to the files that its service allows, if it is the process of a job or of
+/// queries. Call it before there is a second thread.
 pub fn apply() -> anyhow::Result<()> {
     let Some(text) = std::env::var_os(VARIABLE) else { return Ok(()) };
     let confinement: Confinement = text
         .to_str()
         .context("it is not UTF-8")
         .and_then(|text| Ok(serde_json::from_str(text)?))
-        .with_context(|| format!("{VARIABLE}, as the service sets it for its processes"))?;
-    confinement.restrict().context("confining this process to the folders of its service")
+        .with_context(|| {
+            format!(
+                "the environment variable {VARIABLE}, which a service sets for \
+             its processes, is invalid"
+            )
+        })?;
+    confinement.restrict().context("cannot confine this process to the folders of its service")
 }
 
 /// Whether this kernel can confine processes.
@@ -157,23 +167,23 @@ pub fn can_confine() -> bool {
         .is_ok()
 }
 
-/// Says at the start of the service where jobs are not confined as they should be.
+/// Logs a warning at the start of the service if jobs cannot be confined completely.
 pub(crate) fn say_what_is_open(folders: &Folders) {
     if !can_confine() {
         tracing::warn!(
-            "this kernel has no Landlock, or the unit does not allow it: jobs' processes are held to the folders of this service by its \
-             own checks alone"
+            "this kernel has no Landlock, or the unit does not allow it: only the service's own \
+             checks keep the processes of jobs in their folders"
         );
     } else if let Some(folder) = folders.around_the_state() {
         tracing::warn!(
-            "{}, one of `folders`, contains the state folder: the kernel cannot keep jobs' processes from the store. Name folders \
-             beside it",
+            "{}, one of `folders`, contains the state folder: the kernel cannot keep the processes \
+             of jobs from the store. Name folders that do not contain it",
             folder.display()
         );
     }
 }
 
-/// What every process needs to read beside the data.
+/// Returns the files that every process needs to read besides the data.
 fn system_files() -> Vec<PathBuf> {
     let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
     read.extend(libraries());
@@ -181,14 +191,15 @@ fn system_files() -> Vec<PathBuf> {
     read
 }
 
-/// The files that this process has opened as code, and the folders of libraries: their parts are opened when they are needed.
+/// Returns the files of code that this process has opened, and the folders of libraries, whose
+/// parts are opened on demand.
 fn libraries() -> BTreeSet<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let named = maps.lines().filter_map(|line| Some(&line[line.find('/')?..]));
     // A file that was replaced by a newer one is opened by its name.
     let files = named.map(|name| PathBuf::from(name.strip_suffix(" (deleted)").unwrap_or(name)));
     let files: BTreeSet<PathBuf> = files.filter(|file| file.is_file()).collect();
-    // A binary may lie in a folder with anything else in it.
+    // The folder of the binary may contain anything else.
     let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
     let is_library = |file: &&PathBuf| {
         file.file_name().is_some_and(|name| name.to_string_lossy().contains(".so"))
@@ -196,7 +207,7 @@ fn libraries() -> BTreeSet<PathBuf> {
     let folders = files.iter().filter(is_library).filter_map(|file| file.parent());
     let mut folders: Vec<PathBuf> =
         folders.filter(|folder| Some(*folder) != own.as_deref()).map(Path::to_owned).collect();
-    // Those for a GPU may not be open yet. PyTorch's lie in packages beside it.
+    // Libraries for a GPU may not be open yet. Those of PyTorch lie in packages next to it.
     let packages = folders.iter().filter(|folder| folder.ends_with("torch/lib"));
     let packages: Vec<PathBuf> = packages.map(|folder| folder.join("../../nvidia")).collect();
     folders.extend(packages);
@@ -205,7 +216,7 @@ fn libraries() -> BTreeSet<PathBuf> {
     files.into_iter().chain(folders).collect()
 }
 
-/// Files that the environment names, which stores elsewhere are opened with.
+/// Returns the files that the environment names for access to remote stores.
 fn credentials() -> Vec<PathBuf> {
     let named = std::env::vars_os().filter(|(name, _)| {
         CREDENTIALS.iter().any(|begins| name.to_string_lossy().starts_with(begins))
@@ -224,7 +235,7 @@ fn gpus() -> Vec<PathBuf> {
     names.map(|entry| entry.path()).collect()
 }
 
-/// The cache folder of this user.
+/// Returns the cache folder of this user.
 fn cache_folder() -> Option<PathBuf> {
     let named = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty());
     let folder = named

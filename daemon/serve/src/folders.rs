@@ -30,12 +30,12 @@ pub(crate) struct Folders {
 }
 
 impl Folders {
-    pub(crate) fn of(config: &ServeConfig) -> Result<Self, String> {
+    pub(crate) fn from_config(config: &ServeConfig) -> Result<Self, String> {
         let datasets = config.datasets.iter().map(|dataset| &dataset.path);
         let named = config.folders.iter().chain(datasets.filter(|path| !is_url(path)));
         // A folder that does not exist yet is kept by its name, and checked again when a path in it
         // is named.
-        let real = |folder: &PathBuf| where_it_leads(folder).unwrap_or_else(|_| folder.clone());
+        let real = |folder: &PathBuf| resolve_links(folder).unwrap_or_else(|_| folder.clone());
         Ok(Self {
             open: named.map(real).collect(),
             state: real(&config.state),
@@ -56,7 +56,7 @@ impl Folders {
         }
         let whole = base.join(path);
         let real =
-            where_it_leads(&whole).map_err(|error| format!("{}: {error}", whole.display()))?;
+            resolve_links(&whole).map_err(|error| format!("{}: {error}", whole.display()))?;
         let depth = |folder: &PathBuf| {
             if real.starts_with(folder) { folder.components().count() } else { 0 }
         };
@@ -79,7 +79,7 @@ impl Folders {
     /// Resolves the path of a state folder: the service's own, or another one in a folder that may
     /// be written.
     pub(crate) fn resolve_state(&self, base: &Path, path: &Path) -> Result<PathBuf, String> {
-        match where_it_leads(&base.join(path)) {
+        match resolve_links(&base.join(path)) {
             Ok(real) if real == self.state => Ok(real),
             _ => self.resolve(base, path, PathRole::Write),
         }
@@ -88,7 +88,7 @@ impl Folders {
     /// Resolves the target of a backup: in a folder that may be written, or in `backups` of the
     /// state folder.
     pub(crate) fn resolve_backup(&self, to: &Path) -> Result<PathBuf, String> {
-        match where_it_leads(to) {
+        match resolve_links(to) {
             Ok(real) if real.starts_with(self.state.join(BACKUPS)) => Ok(real),
             _ => self.resolve(Path::new("/"), to, PathRole::Write),
         }
@@ -166,7 +166,7 @@ fn is_of_the_store(name: &OsStr) -> bool {
 
 /// Returns the path with all existing links resolved. The part that does not exist must not contain
 /// `..`.
-fn where_it_leads(path: &Path) -> Result<PathBuf, String> {
+fn resolve_links(path: &Path) -> Result<PathBuf, String> {
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     for there in path.ancestors() {
         match there.canonicalize() {

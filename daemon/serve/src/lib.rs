@@ -62,7 +62,7 @@ pub use socket::{SOCKET, SocketPath};
 /// Niceness of queries, so that the scheduler prefers trainings.
 const QUERY_NICENESS: i32 = 19;
 /// How long open requests may take after the jobs have ended.
-const REQUESTS_END_WITHIN: Duration = Duration::from_secs(5);
+const REQUEST_END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Options of the command line that complement or override the configuration.
 #[derive(Clone, Debug, Default)]
@@ -95,14 +95,14 @@ pub fn run(file: Option<PathBuf>, options: ServeOptions) -> anyhow::Result<Outco
     let runtime = runtime()?;
     runtime.block_on(async {
         let mut signals = Signals::watch()?;
-        let place = Place::Listen(address);
+        let place = ServicePlace::Listen(address);
         let service = Service::start(store, ServiceSpec { config, file, place }).await?;
         let shared = Arc::clone(&service.shared);
         tracing::info!("serving {} at {}", shared.store.folder().display(), service.server.address);
         notify::ready(&notify::status(&shared));
         let notifier = tokio::spawn(notify::keep_telling(Arc::clone(&shared)));
         signals.obey(&shared).await;
-        notify::stopping(service.stop_within + REQUESTS_END_WITHIN);
+        notify::stopping(service.stop_within + REQUEST_END_TIMEOUT);
         tracing::info!("shutting down: jobs are saving their work; a second signal exits at once");
         tokio::select! {
             left = service.leave() => left?,
@@ -128,7 +128,7 @@ fn runtime() -> anyhow::Result<Runtime> {
 }
 
 /// The address of a service.
-enum Place {
+enum ServicePlace {
     Listen(Listen),
     /// The socket in its state folder. The service gives the folder up to a command that wants it,
     /// and is notified through this.
@@ -139,7 +139,7 @@ enum Place {
 struct ServiceSpec {
     config: ServeConfig,
     file: Option<PathBuf>,
-    place: Place,
+    place: ServicePlace,
 }
 
 /// A service that answers requests and works through its queue.
@@ -158,16 +158,16 @@ impl Service {
         let tls = config.tls.clone();
         let stop_within = Duration::from_secs(config.jobs.stop_seconds);
         let token = tokens::new_token();
-        let current = Current::of(config, &token)?;
+        let current = Current::from_config(config, &token)?;
         let (limits, folders) = (current.config.jobs.clone(), current.folders.clone());
-        if matches!(place, Place::Listen(_)) {
+        if matches!(place, ServicePlace::Listen(_)) {
             confinement::say_what_is_open(&folders);
         }
         let queue = Queue::open(store.clone(), limits, folders, token)?;
         let http_config = current.config.http.clone();
         let (listens, way) = match &place {
-            Place::Listen(listen) => (listen.clone(), None),
-            Place::InState(way) => {
+            ServicePlace::Listen(listen) => (listen.clone(), None),
+            ServicePlace::InState(way) => {
                 (Listen::Unix(store.folder().join(SOCKET)), Some(Arc::clone(way)))
             }
         };
@@ -176,7 +176,7 @@ impl Service {
         let router =
             http::router(&shared, dashboard::routes().merge(flight::routes(flight_spec(&shared))));
         let server = match place {
-            Place::Listen(listen) => {
+            ServicePlace::Listen(listen) => {
                 let server = listen::bind(&listen, tls.as_ref(), &http_config, router).await?;
                 shared.store.announce(&server.address, OwnerRole::Service)?;
                 shared.queue.start()?;
@@ -184,7 +184,7 @@ impl Service {
             }
             // Looking at a folder does not start the jobs that wait in it. They start with the
             // first job that is submitted here.
-            Place::InState(_) => {
+            ServicePlace::InState(_) => {
                 let state = shared.store.folder();
                 let server = listen::bind_in_state(state, &http_config, router)?;
                 shared.store.announce(&server.address, OwnerRole::Page)?;
@@ -212,7 +212,7 @@ impl Service {
             leave_at_once();
         }
         shared.leave();
-        server.control.graceful_shutdown(Some(REQUESTS_END_WITHIN));
+        server.control.graceful_shutdown(Some(REQUEST_END_TIMEOUT));
         server.ended.await.context("cannot wait for the server")??;
         counting.abort();
         Ok(())

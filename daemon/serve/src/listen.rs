@@ -128,7 +128,7 @@ where
 /// Binds a socket to this path. A socket that a killed process left is replaced; one that answers
 /// is not.
 fn socket(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
-    let near = SocketPath::of(path).with_context(|| path.display().to_string())?;
+    let near = SocketPath::new(path).with_context(|| path.display().to_string())?;
     if let Ok(there) = std::fs::symlink_metadata(near.path()) {
         if !there.file_type().is_socket() {
             bail!("{}: exists and is not a socket; name another path in `listen`", path.display());

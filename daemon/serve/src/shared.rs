@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     pub listeners: Arc<Semaphore>,
     /// Notified when a command wants the state folder, which `diptych ui` then gives up. `None` if
     /// this process does not give it up.
-    pub way: Option<Arc<Notify>>,
+    pub give_way: Option<Arc<Notify>>,
     /// Set when the service shuts down, to end streams that would go on for ever.
     leaving: watch::Sender<bool>,
     /// Runs the queries of clients.
@@ -57,9 +57,9 @@ pub(crate) struct Current {
 
 impl Current {
     /// Builds it from a configuration. `own` is the token of the jobs that this process starts.
-    pub(crate) fn of(config: ServeConfig, own: &str) -> anyhow::Result<Self> {
+    pub(crate) fn from_config(config: ServeConfig, own: &str) -> anyhow::Result<Self> {
         let tokens = Tokens::read(config.auth.tokens.as_deref())?.with_own(own);
-        let folders = Folders::of(&config).map_err(anyhow::Error::msg)?;
+        let folders = Folders::from_config(&config).map_err(anyhow::Error::msg)?;
         Ok(Self { config, folders, tokens })
     }
 
@@ -95,7 +95,7 @@ impl Shared {
             results: Results::default(),
             query_slots,
             listeners: Arc::new(Semaphore::new(LISTENERS)),
-            way: None,
+            give_way: None,
             leaving: watch::channel(false).0,
             queries: Arc::new(queries),
             current,
@@ -103,9 +103,9 @@ impl Shared {
         }
     }
 
-    /// Sets `way`, which is notified when a command wants the state folder.
-    pub(crate) fn giving_way(self, way: Option<Arc<Notify>>) -> Self {
-        Self { way, ..self }
+    /// Sets `give_way`, which is notified when a command wants the state folder.
+    pub(crate) fn giving_way(self, give_way: Option<Arc<Notify>>) -> Self {
+        Self { give_way, ..self }
     }
 
     pub(crate) fn current(&self) -> Arc<Current> {
@@ -132,7 +132,7 @@ impl Shared {
         config.state.clone_from(&before.config.state);
         config.listen.clone_from(&before.config.listen);
         config.validate().map_err(anyhow::Error::msg)?;
-        let current = Current::of(config, self.queue.token())?;
+        let current = Current::from_config(config, self.queue.token())?;
         self.queue.configure(current.config.jobs.clone(), current.folders.clone());
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
         Ok(fixed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect())
@@ -146,7 +146,7 @@ impl Shared {
     /// Replaces the datasets.
     pub(crate) fn show_datasets(&self, datasets: Vec<ServedDataset>) -> anyhow::Result<()> {
         let config = ServeConfig { datasets, ..self.current().config.clone() };
-        let current = Current::of(config, self.queue.token())?;
+        let current = Current::from_config(config, self.queue.token())?;
         self.queue.configure(current.config.jobs.clone(), current.folders.clone());
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
         Ok(())

@@ -20,7 +20,7 @@ pub struct SocketPath {
 }
 
 impl SocketPath {
-    pub fn of(socket: &Path) -> io::Result<Self> {
+    pub fn new(socket: &Path) -> io::Result<Self> {
         if socket.as_os_str().len() <= LONGEST {
             return Ok(Self { path: socket.to_owned(), _folder: None });
         }
@@ -48,10 +48,10 @@ mod tests {
         std::fs::create_dir_all(&deep).unwrap();
         let socket = deep.join(SOCKET);
         assert!(UnixListener::bind(&socket).is_err(), "the kernel takes longer paths than it did");
-        let bound = SocketPath::of(&socket).unwrap();
+        let bound = SocketPath::new(&socket).unwrap();
         let _listener = UnixListener::bind(bound.path()).unwrap();
         drop(bound);
         assert!(socket.exists());
-        UnixStream::connect(SocketPath::of(&socket).unwrap().path()).unwrap();
+        UnixStream::connect(SocketPath::new(&socket).unwrap().path()).unwrap();
     }
 }

@@ -37,13 +37,13 @@ struct Entry {
 pub enum Tokens {
     /// Anyone who reaches the address may do everything. Allowed only for loopback and Unix
     /// sockets.
-    NotAsked,
-    Asked(Vec<([u8; 32], Scope)>),
+    NotRequired,
+    Required(Vec<([u8; 32], Scope)>),
 }
 
 impl Tokens {
     pub fn read(path: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = path else { return Ok(Self::NotAsked) };
+        let Some(path) = path else { return Ok(Self::NotRequired) };
         let file = read_file(path)?;
         if file.tokens.is_empty() {
             bail!(
@@ -63,21 +63,21 @@ impl Tokens {
             })?;
             Ok((hash, entry.scope))
         });
-        Ok(Self::Asked(parsed.collect::<anyhow::Result<_>>()?))
+        Ok(Self::Required(parsed.collect::<anyhow::Result<_>>()?))
     }
 
     /// Returns the scope of a request with this token or without one. `None` means that nothing is
     /// allowed.
     pub fn scope(&self, token: Option<&str>) -> Option<Scope> {
         match self {
-            Self::NotAsked => Some(Scope::Admin),
-            Self::Asked(_) => self.holder(token).map(|(_, scope)| scope),
+            Self::NotRequired => Some(Scope::Admin),
+            Self::Required(_) => self.holder(token).map(|(_, scope)| scope),
         }
     }
 
     /// Returns the hash and scope of a known token.
     pub(crate) fn holder(&self, token: Option<&str>) -> Option<([u8; 32], Scope)> {
-        let Self::Asked(known) = self else { return None };
+        let Self::Required(known) = self else { return None };
         let hash: [u8; 32] = Sha256::digest(token?).into();
         // Every hash is compared completely, so the time of the comparison reveals nothing about a
         // token.
@@ -88,14 +88,14 @@ impl Tokens {
 
     /// Adds one more token that is stored nowhere: this process's own, for the jobs that it starts.
     pub fn with_own(mut self, own: &str) -> Self {
-        if let Self::Asked(known) = &mut self {
+        if let Self::Required(known) = &mut self {
             known.push((Sha256::digest(own).into(), Scope::Submit));
         }
         self
     }
 
-    pub fn are_asked(&self) -> bool {
-        matches!(self, Self::Asked(_))
+    pub fn are_required(&self) -> bool {
+        matches!(self, Self::Required(_))
     }
 }
 

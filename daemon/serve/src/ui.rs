@@ -22,17 +22,17 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::answering::remove_socket;
 use crate::socket::{SOCKET, SocketPath};
-use crate::{Place, Service, ServiceSpec, Signals, runtime};
+use crate::{Service, ServicePlace, ServiceSpec, Signals, runtime};
 
 /// Interval between two checks of who owns the folder, and between two searches for datasets.
-const LOOKS_EVERY: Duration = Duration::from_millis(500);
-const FINDS_EVERY: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+const DATASET_POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a command that wanted the folder has to take it.
-const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most connections of browsers.
 const CONNECTIONS: usize = 256;
 /// How long a connection waits while nobody answers yet.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The state folder and datasets of a page.
 #[derive(Clone)]
@@ -130,13 +130,13 @@ async fn own(
         ..ServeConfig::default()
     };
     let way = Arc::new(Notify::new());
-    let place = Place::InState(Arc::clone(&way));
+    let place = ServicePlace::InState(Arc::clone(&way));
     let service = Service::start(store, ServiceSpec { config, file: None, place }).await?;
     tell.send_replace(Backend::Socket(state.join(SOCKET)));
     let shared = Arc::clone(&service.shared);
     let find_again = async {
         loop {
-            tokio::time::sleep(FINDS_EVERY).await;
+            tokio::time::sleep(DATASET_POLL_INTERVAL).await;
             let find = Arc::clone(&spec.datasets);
             let Ok(now) = tokio::task::spawn_blocking(move || find()).await else { continue };
             if now != found {
@@ -163,11 +163,11 @@ async fn own(
         // Between the two owners there is a moment without one: the store is closed when its last
         // thread ends.
         let pid = std::process::id();
-        while Owner::of(&state).is_none_or(|owner| owner.pid == pid)
-            && began.elapsed() < TAKEN_WITHIN
+        while Owner::current(&state).is_none_or(|owner| owner.pid == pid)
+            && began.elapsed() < TAKEOVER_TIMEOUT
             && !*leaving.borrow()
         {
-            tokio::time::sleep(LOOKS_EVERY / 10).await;
+            tokio::time::sleep(POLL_INTERVAL / 10).await;
         }
     }
     Ok(())
@@ -179,11 +179,11 @@ async fn beside_owner(
     tell: &watch::Sender<Backend>,
     leaving: &mut watch::Receiver<bool>,
 ) {
-    while let Some(owner) = Owner::of(state) {
+    while let Some(owner) = Owner::current(state) {
         let now = owner.address.as_deref().map_or(Backend::Nobody, backend_at);
         tell.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
         tokio::select! {
-            () = tokio::time::sleep(LOOKS_EVERY) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
             () = is_left(leaving) => break,
         }
     }
@@ -220,14 +220,14 @@ async fn forward(listener: TcpListener, backend: watch::Receiver<Backend>) {
                 });
             }
             // Too many files are open for the moment.
-            Err(_) => tokio::time::sleep(LOOKS_EVERY).await,
+            Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
         }
     }
 }
 
 async fn wait_for_backend(backend: &mut watch::Receiver<Backend>) -> Backend {
     let answers = backend.wait_for(|backend| *backend != Backend::Nobody);
-    match tokio::time::timeout(ANSWERS_WITHIN, answers).await {
+    match tokio::time::timeout(BACKEND_TIMEOUT, answers).await {
         Ok(Ok(backend)) => backend.clone(),
         Ok(Err(_)) | Err(_) => Backend::Nobody,
     }
@@ -239,7 +239,7 @@ async fn forward_one(
 ) -> std::io::Result<()> {
     match wait_for_backend(&mut backend).await {
         Backend::Socket(socket) => {
-            let near = SocketPath::of(&socket)?;
+            let near = SocketPath::new(&socket)?;
             if let Ok(mut owner) = UnixStream::connect(near.path()).await {
                 return copy_bidirectional(&mut browser, &mut owner).await.map(drop);
             }

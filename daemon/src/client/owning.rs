@@ -25,14 +25,15 @@ pub(crate) fn own(
 
 /// Asks `diptych ui` to leave the folder, if it owns it.
 pub(crate) fn make_way(state: &Path) -> anyhow::Result<()> {
-    let Some(Owner { pid, role: OwnerRole::Page, address: Some(address), .. }) = Owner::of(state)
+    let Some(Owner { pid, role: OwnerRole::Page, address: Some(address), .. }) =
+        Owner::current(state)
     else {
         return Ok(());
     };
     let service = Service::at(&address, None)?;
     wait_for(async { service.ask(Method::POST, GIVE_WAY, None).await.map(drop) })?;
     let began = Instant::now();
-    while Owner::of(state).is_some_and(|owner| owner.pid == pid)
+    while Owner::current(state).is_some_and(|owner| owner.pid == pid)
         && began.elapsed() < GIVES_WAY_WITHIN
     {
         std::thread::sleep(Duration::from_millis(20));

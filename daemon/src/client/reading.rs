@@ -44,7 +44,7 @@ fn source(state: &Path) -> anyhow::Result<Source> {
         match owner_answers(&owner) {
             Ok(service) => return Ok(Source::Owner(service)),
             // It ended in between.
-            Err(_) if Owner::of(state).is_none() => {}
+            Err(_) if Owner::current(state).is_none() => {}
             Err(error) => say_that_a_copy_is_read(state, &owner, &error),
         }
     }

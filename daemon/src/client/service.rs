@@ -83,7 +83,7 @@ impl Service {
         let mut socket = None;
         let (builder, address) = match address.strip_prefix("unix:") {
             Some(path) => {
-                let near = SocketPath::of(Path::new(path)).with_context(|| path.to_owned())?;
+                let near = SocketPath::new(Path::new(path)).with_context(|| path.to_owned())?;
                 let near = socket.insert(near);
                 (builder.unix_socket(near.path()), "http://localhost".to_owned())
             }
@@ -171,7 +171,7 @@ fn owner_address(state: &Path) -> anyhow::Result<Option<String>> {
 pub(crate) fn announced(state: &Path) -> Option<Owner> {
     let began = Instant::now();
     loop {
-        let owner = Owner::of(state)?;
+        let owner = Owner::current(state)?;
         if owner.address.is_some() || began.elapsed() > SAYS_WHERE_WITHIN {
             return Some(owner);
         }

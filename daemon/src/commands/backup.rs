@@ -7,14 +7,14 @@ use anyhow::Context;
 use diptych_cli::BackupArgs;
 use diptych_schemas::outcome::Outcome;
 use diptych_schemas::words::thousands;
-use diptych_store::{BackedUp, Owner, OwnerRole};
+use diptych_store::{BackupSummary, Owner, OwnerRole};
 
 use crate::client;
 use crate::client::reading::store_to_read;
 use crate::output::line;
 
 pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<Outcome> {
-    let done = match Owner::of(&args.state) {
+    let done = match Owner::current(&args.state) {
         Some(Owner { role: OwnerRole::Service, address: Some(address), .. }) => {
             by_service(&address, &args.to)?
         }
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn by_service(address: &str, to: &Path) -> anyhow::Result<BackedUp> {
+fn by_service(address: &str, to: &Path) -> anyhow::Result<BackupSummary> {
     let to = std::path::absolute(to).with_context(|| to.display().to_string())?;
     let done = client::post(address, "/v1/backup", &serde_json::json!({ "to": to }))?;
     let figure = |name: &str| {
@@ -38,5 +38,5 @@ fn by_service(address: &str, to: &Path) -> anyhow::Result<BackedUp> {
             .as_u64()
             .context("the service's answer cannot be understood: is it another version?")
     };
-    Ok(BackedUp { embeddings: figure("embeddings")?, bytes: figure("bytes")? })
+    Ok(BackupSummary { embeddings: figure("embeddings")?, bytes: figure("bytes")? })
 }

@@ -81,7 +81,7 @@ fn print_check(check: &Check) -> anyhow::Result<()> {
 fn look_through_state(state: &Path, fix: bool) -> anyhow::Result<Outcome> {
     if fix {
         make_way(state)?;
-    } else if let Some(owner) = Owner::of(state) {
+    } else if let Some(owner) = Owner::current(state) {
         line(format!(
             "in use by process {} (`{}`): reading what is complete now",
             owner.pid, owner.command

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use diptych_embeddings::models::checkpoint_folder;
 use diptych_schemas::words::describe;
-use diptych_store::{EVALUATED, Owner, RunName, Store, StoreError};
+use diptych_store::{EVALUATION_PREFIX, Owner, RunName, Store, StoreError};
 use diptych_trainer::checkpoint;
 
 use crate::client;
@@ -27,7 +27,7 @@ pub(crate) fn record(
     }
     let values: Vec<(String, f64)> = figures
         .into_iter()
-        .map(|(name, value)| (format!("{EVALUATED}{dataset}/{name}"), value))
+        .map(|(name, value)| (format!("{EVALUATION_PREFIX}{dataset}/{name}"), value))
         .collect();
     let tell = |owner: Option<Owner>| {
         let told =
@@ -43,7 +43,7 @@ pub(crate) fn record(
         }
     };
     // A job's process may not even try to open the store of its service.
-    if let Some(owner) = Owner::of(state) {
+    if let Some(owner) = Owner::current(state) {
         return Ok(tell(Some(owner))?);
     }
     match Store::open_undamaged(state) {

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<Outcome> {
         Ok(runs)
     })?;
     let plot = match &runs[..] {
-        [(run, metrics)] => TrainingPlot::of(run, metrics),
+        [(run, metrics)] => TrainingPlot::from_metrics(run, metrics),
         several => TrainingPlot::of_several(several),
     };
     plot.write(&args.output)?;

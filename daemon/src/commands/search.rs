@@ -86,7 +86,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<Outcome> {
 fn store_to_search(state: &Path) -> anyhow::Result<Store> {
     match own(state, Store::open_undamaged) {
         Err(error) => {
-            let Some(owner) = Owner::of(state) else { return Err(error) };
+            let Some(owner) = Owner::current(state) else { return Err(error) };
             tracing::info!(
                 "{} is in use by process {} (`{}`): searching a copy. New embeddings are not kept",
                 state.display(),

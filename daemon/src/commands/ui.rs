@@ -71,7 +71,7 @@ pub(crate) fn run(args: &UiArgs) -> anyhow::Result<Outcome> {
 /// Returns the address of a service that a browser must open itself, since the certificate is for
 /// that name.
 fn by_itself(state: &Path) -> Option<String> {
-    Owner::of(state)?.address.filter(|address| address.starts_with("https://"))
+    Owner::current(state)?.address.filter(|address| address.starts_with("https://"))
 }
 
 /// The folder to show.

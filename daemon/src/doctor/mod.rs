@@ -59,7 +59,7 @@ impl Examined {
 
 /// Reads the whole state folder. To repair it, no other process may own it.
 pub fn examine(state: &Path, fix: bool) -> anyhow::Result<Examined> {
-    let is_owned = !fix && Owner::of(state).is_some();
+    let is_owned = !fix && Owner::current(state).is_some();
     let mut examined = examine_once(state, fix, is_owned)?;
     if is_owned && !examined.findings.is_empty() {
         // What its owner was at work on is found only once.
@@ -75,7 +75,7 @@ pub fn examine(state: &Path, fix: bool) -> anyhow::Result<Examined> {
 /// writing.
 fn examine_once(state: &Path, fix: bool, is_owned: bool) -> anyhow::Result<Examined> {
     let mut findings = Findings { list: Vec::new(), fix, is_owned };
-    let mut store = if fix { Store::open(state)? } else { Store::look_through(state)? };
+    let mut store = if fix { Store::open(state)? } else { Store::open_readable_part(state)? };
     findings.lost_at_opening(&store);
     let mut contents = store.check();
     if fix && !contents.damage.is_empty() {

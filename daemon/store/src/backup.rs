@@ -26,7 +26,7 @@ const ENTRIES_AT_ONCE: usize = 64;
 
 /// The size of a finished backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BackedUp {
+pub struct BackupSummary {
     /// Rows of all sets of embeddings.
     pub embeddings: u64,
     /// Bytes of sled's data file.
@@ -37,7 +37,7 @@ pub struct BackedUp {
 struct Copy<'a> {
     engine: Engine,
     folder: &'a Path,
-    done: BackedUp,
+    done: BackupSummary,
 }
 
 /// Whether a state folder was made by a backup. Its store may then name checkpoints that were never
@@ -49,7 +49,7 @@ pub fn is_backup(state: &Path) -> bool {
 impl Store {
     /// Copies the store into a new state folder, durably. Other threads may write meanwhile and
     /// wait only while the small trees are copied.
-    pub fn backup(&self, to: &Path) -> Result<BackedUp, StoreError> {
+    pub fn backup(&self, to: &Path) -> Result<BackupSummary, StoreError> {
         if to.exists() {
             return Err(StoreError::Exists { path: to.to_owned() });
         }
@@ -66,7 +66,7 @@ impl Store {
         filled
     }
 
-    fn fill(&self, folder: &Path) -> Result<BackedUp, StoreError> {
+    fn fill(&self, folder: &Path) -> Result<BackupSummary, StoreError> {
         let sled = folder.join("sled");
         if sled.exists() {
             // Left by a backup that was killed.
@@ -74,7 +74,7 @@ impl Store {
         }
         let engine = Engine::open(folder, &sled)?;
         format::bring_up_to_date(folder, &engine)?;
-        let mut copy = Copy { engine, folder, done: BackedUp::default() };
+        let mut copy = Copy { engine, folder, done: BackupSummary::default() };
         for (place, changes) in self.small_trees()?.into_iter().enumerate() {
             for changes in changes.chunks(ENTRIES_AT_ONCE) {
                 copy.put(small(&copy.engine)[place], changes.to_vec())?;

@@ -19,7 +19,7 @@ const SPARE_BYTES: u64 = 8 << 20;
 /// to about 10 ms.
 const QUIET: Duration = Duration::from_millis(30);
 /// Longest wait for such a moment.
-const QUIET_WITHIN: Duration = Duration::from_secs(10);
+const QUIET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Beginning and end of the names of copies, by which copies that a killed process left are
 /// recognized. See [`durable::UNFINISHED`].
@@ -70,7 +70,7 @@ impl Copy {
         places: &[PathBuf],
     ) -> Result<Self, StoreError> {
         let began = Instant::now();
-        while began.elapsed() < QUIET_WITHIN {
+        while began.elapsed() < QUIET_TIMEOUT {
             let before = stamps(sled);
             if before.as_ref().is_ok_and(|stamps| are_quiet(stamps)) {
                 match Self::make(state, sled, places) {

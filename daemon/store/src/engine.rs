@@ -39,7 +39,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Reaching that state takes seven pieces of work at once, and a batch makes two or three. So only
 /// one of several quick batches is in progress at a time. The wait is for the disk itself: sled
 /// overwrites data that it has copied elsewhere, and the copy must be on the disk first.
-const APART: Duration = Duration::from_millis(50);
+const BATCH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A key and its new value. `None` removes the key.
 pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -213,7 +213,7 @@ impl Engine {
         &self.sled().jobs
     }
 
-    /// Applies changes to one tree, all or none. See [`APART`] for when it waits.
+    /// Applies changes to one tree, all or none. See [`BATCH_INTERVAL`] for when it waits.
     pub(super) fn apply(
         &self,
         state: &Path,
@@ -222,7 +222,7 @@ impl Engine {
     ) -> Result<(), StoreError> {
         let batch = batch(changes)?;
         let mut last = self.last_batch.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < APART) {
+        if last.is_some_and(|last| last.elapsed() < BATCH_INTERVAL) {
             guard::call(state, || self.flush())?;
             self.sync()?;
         }

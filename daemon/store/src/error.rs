@@ -87,13 +87,13 @@ impl StoreError {
     }
 
     /// Returns a copy of this error for another caller, as [`StoreError::Unavailable`].
-    pub(super) fn again(&self, state: &Path) -> Self {
+    pub(super) fn as_unavailable(&self, state: &Path) -> Self {
         Self::Unavailable { state: state.to_owned(), message: self.cause() }
     }
 
     /// Whether the disk or the system is to blame, so that the same call may succeed later.
     /// Examples are a full disk, a disk that became read-only, and too many open files.
-    pub fn is_of_the_disk(&self) -> bool {
+    pub fn is_environmental(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Schema(SchemaError::Io { .. }))
     }
 

@@ -6,7 +6,7 @@ use super::records::JobRecord;
 
 /// Number of ended jobs that are remembered: a service that selects every hour for years must not
 /// fill the disk.
-const ENDED_KEPT: usize = 1_000;
+const MOST_ENDED: usize = 1_000;
 
 impl Store {
     /// Inserts or replaces a job. Durable when it returns.
@@ -40,7 +40,7 @@ impl Store {
             .filter(|job| job.state.has_ended() && !wanted(job.id))
             .map(|job| job.id)
             .collect();
-        let old = &ended[..ended.len().saturating_sub(ENDED_KEPT)];
+        let old = &ended[..ended.len().saturating_sub(MOST_ENDED)];
         let _writer = self.writer();
         for id in old {
             let changes = self.removal(self.engine()?.jobs(), &identity(*id))?;

@@ -43,19 +43,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-pub use backup::{BackedUp, is_backup};
+pub use backup::{BackupSummary, is_backup};
 pub use check::Contents;
 pub use embedding_reader::{EmbeddingChunk, EmbeddingReader};
 pub use embeddings::{EmbeddingSet, EmbeddingWriter, MAX_DIMENSION, MAX_ROWS, Modality};
 pub use engine::{FLUSH_EVERY_MS, MAX_VALUE_BYTES};
 pub use error::StoreError;
-pub use metrics::EVALUATED;
+pub use metrics::EVALUATION_PREFIX;
 pub use owner::{Owner, OwnerRole};
 pub use records::{
     CheckpointRecord, EventKind, EventRecord, JobKind, JobRecord, JobState, MetricRow,
     Milliseconds, RunName, RunRecord, RunState,
 };
-pub use runs::Reconciled;
+pub use runs::Reconciliation;
 pub use sample_queries::{FoundImage, SampleQueries, SampleQuery};
 pub use tables::{PlanTableRead, TableRead, tables_planned_by};
 
@@ -65,9 +65,9 @@ use engine::{Change, Engine};
 use open::{OnDamage, Opened};
 
 /// Bytes that must be free on the disk before a write. This is more than sled ever holds back.
-const ROOM: u64 = 2 << 20;
+const MIN_FREE_BYTES: u64 = 2 << 20;
 /// Least time between two attempts to open sled again.
-const BETWEEN_REOPENINGS: Duration = Duration::from_secs(1);
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The store of one state folder. Clones share it, and dropping the last one closes it.
 #[derive(Clone)]
@@ -102,7 +102,7 @@ impl Store {
     /// [`Store::degraded`] then says what was lost, and checkpoints come back through
     /// [`Store::reconcile_checkpoints`].
     pub fn open(state: &Path) -> Result<Self, StoreError> {
-        let store = Self::of(state, open::open(state, OnDamage::BeginAnew)?);
+        let store = Self::from_opened(state, open::open(state, OnDamage::StartNew)?);
         if store.degraded().is_some() {
             // The loss is reported once: the next opening finds a whole store.
             store.make_durable()?;
@@ -113,31 +113,31 @@ impl Store {
     /// Opens the store as [`Store::open`] does, but returns an error if it is damaged and leaves
     /// its files as they are.
     pub fn open_undamaged(state: &Path) -> Result<Self, StoreError> {
-        Ok(Self::of(state, open::open(state, OnDamage::Refuse)?))
+        Ok(Self::from_opened(state, open::open(state, OnDamage::Refuse)?))
     }
 
     /// Opens a copy of a store for reading, even while another process owns it. The copy shows the
     /// store as it is at this moment. Returns an error if the store is damaged, and leaves its
     /// files as they are.
     pub fn open_to_read(state: &Path) -> Result<Self, StoreError> {
-        Ok(Self::of(state, open::open_to_read(state)?))
+        Ok(Self::from_opened(state, open::open_to_read(state)?))
     }
 
     /// Opens a copy of a store for reading and writing. Whatever is written to the copy is lost
     /// when it is dropped.
     pub fn open_scratch(state: &Path) -> Result<Self, StoreError> {
         let opened = open::open_a_copy(state)?;
-        Ok(Self::of(state, Opened { is_scratch: true, ..opened }))
+        Ok(Self::from_opened(state, Opened { is_scratch: true, ..opened }))
     }
 
     /// Opens a copy of a store, damaged or not, and changes nothing in the state folder. If the
     /// store is damaged, the copy holds whatever can still be read, and [`Store::degraded`] says
     /// what is missing.
-    pub fn look_through(state: &Path) -> Result<Self, StoreError> {
-        Ok(Self::of(state, open::look_through(state)?))
+    pub fn open_readable_part(state: &Path) -> Result<Self, StoreError> {
+        Ok(Self::from_opened(state, open::open_readable_part(state)?))
     }
 
-    fn of(state: &Path, opened: Opened) -> Self {
+    fn from_opened(state: &Path, opened: Opened) -> Self {
         let Opened { engine, acknowledged, degraded, lock, copy, is_scratch } = opened;
         let inner = Inner {
             engine: RwLock::new(Some(Arc::new(engine))),
@@ -205,21 +205,19 @@ impl Store {
             }
         }
         let mut last = self.inner.reopened.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < BETWEEN_REOPENINGS) {
-            return Err(self.unavailable(
-                "a write failed. The store is opened again within a \
-                 second",
-            ));
+        if last.is_some_and(|last| last.elapsed() < REOPEN_INTERVAL) {
+            return Err(
+                self.unavailable("a write failed. The store is opened again within a second")
+            );
         }
         *last = Some(Instant::now());
         self.check_room()?;
         // Close sled before it is opened again; closing waits for its threads.
         drop(slot.take());
         let engine = open::reopen(self.folder()).map_err(|error| match error {
-            StoreError::Locked { .. } => self.unavailable(
-                "a write failed, and another thread \
-                 still reads the store",
-            ),
+            StoreError::Locked { .. } => {
+                self.unavailable("a write failed, and another thread still reads the store")
+            }
             error => error,
         })?;
         tracing::info!("{}: writing to the store works again", self.folder().display());
@@ -238,10 +236,11 @@ impl Store {
 
     /// Refuses a write if the disk is nearly full: a write that fails closes sled.
     fn check_room(&self) -> Result<(), StoreError> {
-        if copy::free_bytes(self.folder()).is_some_and(|free| free < ROOM) {
-            return Err(
-                self.unavailable(&format!("No space left: less than {} MiB are free", ROOM >> 20))
-            );
+        if copy::free_bytes(self.folder()).is_some_and(|free| free < MIN_FREE_BYTES) {
+            return Err(self.unavailable(&format!(
+                "No space left: less than {} MiB are free",
+                MIN_FREE_BYTES >> 20
+            )));
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ const REMOVE_AT_ONCE: usize = 1_000;
 const THIN_AT_ONCE: usize = 1_000;
 
 /// Prefix of the names of metrics that an evaluation records after the training.
-pub const EVALUATED: &str = "eval/";
+pub const EVALUATION_PREFIX: &str = "eval/";
 
 impl Store {
     /// Records metrics. A number with the same step and name is replaced; other names of the step
@@ -87,11 +87,7 @@ impl Store {
         let step = |key: sled::IVec| {
             let step = key.split_last_chunk::<8>().map(|(_, step)| Step(u64::from_be_bytes(*step)));
             step.ok_or_else(|| {
-                StoreError::damaged(
-                    self.folder(),
-                    "a key of the metrics is too \
-                 short",
-                )
+                StoreError::damaged(self.folder(), "a key of the metrics is too short")
             })
         };
         newest.map(step).transpose()
@@ -204,7 +200,7 @@ impl MetricScan {
         let Self { entries, store } = self;
         let entries = match entries {
             Ok(entries) => entries,
-            Err(error) => return Err(error.again(store.folder())),
+            Err(error) => return Err(error.as_unavailable(store.folder())),
         };
         let Some((key, value)) = store.call(|| entries.next().transpose())? else {
             return Ok(None);

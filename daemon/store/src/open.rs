@@ -47,7 +47,7 @@ const COPIED_BYTES: u64 = 256 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnDamage {
     /// Moves its files aside and starts a new store with whatever can be read from them.
-    BeginAnew,
+    StartNew,
     /// Returns an error and changes nothing.
     Refuse,
 }
@@ -83,14 +83,14 @@ fn open_as(state: &Path, on_damage: OnDamage, role: OwnerRole) -> Result<Opened,
     if let Some((damage, copy)) = find_damage(state, &folder, everything)? {
         degraded = Some(match on_damage {
             OnDamage::Refuse => return Err(refusal(state, damage)),
-            OnDamage::BeginAnew => begin_anew(state, &folder, damage, Some(&copy))?,
+            OnDamage::StartNew => start_new(state, &folder, damage, Some(&copy))?,
         });
     }
     let (engine, lost) = match open_checked(state, &folder, Engine::open, everything) {
         Ok(opened) => opened,
         // There was no room for a copy, so the damage shows only now.
-        Err(StoreError::Damaged { message, .. }) if on_damage == OnDamage::BeginAnew => {
-            degraded = Some(begin_anew(state, &folder, Damage::Unreadable(message), None)?);
+        Err(StoreError::Damaged { message, .. }) if on_damage == OnDamage::StartNew => {
+            degraded = Some(start_new(state, &folder, Damage::Unreadable(message), None)?);
             open_checked(state, &folder, Engine::open, false)?
         }
         Err(error) => return Err(error),
@@ -144,7 +144,7 @@ pub(super) fn open_a_copy(state: &Path) -> Result<Opened, StoreError> {
 
 /// Opens a copy of a folder's files. From damaged files it takes whatever can be read, which is
 /// what a new store would start with.
-pub(super) fn look_through(state: &Path) -> Result<Opened, StoreError> {
+pub(super) fn open_readable_part(state: &Path) -> Result<Opened, StoreError> {
     let copy = copy_of(state)?;
     let changed = match clean::check(&copy.sled()) {
         Seal::Broken(what) => Some(broken(state, &what)),
@@ -318,7 +318,7 @@ fn went_back(state: &Path, known: Acknowledged, noted: Acknowledged) -> String {
 
 /// Moves damaged files aside unchanged. Puts in their place whatever can be read from them, or from
 /// the copy that was opened. Returns a message about what happened.
-fn begin_anew(
+fn start_new(
     state: &Path,
     folder: &Path,
     damage: Damage,

@@ -22,9 +22,9 @@ const TRIES: u32 = 10;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 /// Longest time that an owner waits for readers.
-const READERS_WITHIN: Duration = Duration::from_mins(2);
+const READER_TIMEOUT: Duration = Duration::from_mins(2);
 /// Time after which a waiting owner logs that it waits.
-const SAYS_SO_AFTER: Duration = Duration::from_secs(1);
+const LOG_WAIT_AFTER: Duration = Duration::from_secs(1);
 
 /// The purpose for which an owner holds the folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ impl Owner {
     }
 
     /// Returns the process that owns a state folder now, or `None` if there is none.
-    pub fn of(state: &Path) -> Option<Self> {
+    pub fn current(state: &Path) -> Option<Self> {
         let lock = File::open(state.join(LOCK)).ok()?;
         // The lock is shared, so that two processes that ask at once do not take each other for the
         // owner.
@@ -128,11 +128,11 @@ impl FolderLock {
             .map_err(SchemaError::io(&path))?;
         let (began, mut told) = (Instant::now(), false);
         let mut wait_for_readers = || {
-            if !told && began.elapsed() >= SAYS_SO_AFTER {
+            if !told && began.elapsed() >= LOG_WAIT_AFTER {
                 told = true;
                 tracing::info!("waiting for other processes that read {}", state.display());
             }
-            began.elapsed() < READERS_WITHIN && only_readers_hold(&file, state)
+            began.elapsed() < READER_TIMEOUT && only_readers_hold(&file, state)
         };
         wait_for(state, &path, || file.try_lock(), &mut wait_for_readers)?;
         let note = serde_json::to_vec(&Owner::this_process(role)).unwrap_or_default();
@@ -249,9 +249,9 @@ mod tests {
         let lock = FolderLock::take(&before, OwnerRole::Command).unwrap();
         announce(&before, "unix:socket", OwnerRole::Command).unwrap();
         durable::publish(&before, &after).unwrap();
-        let address = Owner::of(&after).unwrap().address.unwrap();
+        let address = Owner::current(&after).unwrap().address.unwrap();
         assert_eq!(address, format!("unix:{}", after.join("socket").display()));
         drop(lock);
-        assert!(Owner::of(&after).is_none());
+        assert!(Owner::current(&after).is_none());
     }
 }

@@ -16,7 +16,7 @@ use super::records::{CheckpointRecord, RunName, RunRecord};
 
 /// The changes that [`Store::reconcile_checkpoints`] made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reconciled {
+pub struct Reconciliation {
     /// Found on the disk and recorded differently or not at all: now recorded.
     pub restored: Vec<Step>,
     /// Recorded and not found on the disk: now forgotten.
@@ -97,8 +97,8 @@ impl Store {
         &self,
         run: &RunName,
         found: &[CheckpointRecord],
-    ) -> Result<Reconciled, StoreError> {
-        let mut reconciled = Reconciled::default();
+    ) -> Result<Reconciliation, StoreError> {
+        let mut reconciled = Reconciliation::default();
         {
             let _writer = self.writer();
             let engine = self.engine()?;

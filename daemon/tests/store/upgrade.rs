@@ -68,7 +68,7 @@ fn store_of_the_first_version_is_looked_at_without_a_change() {
     let state = first_version();
     let db = state.path().join("sled/db");
     let before = fs::read(&db).unwrap();
-    let store = Store::look_through(state.path()).unwrap();
+    let store = Store::open_readable_part(state.path()).unwrap();
     assert_is_whole(&store);
     drop(store);
     assert_eq!(fs::read(&db).unwrap(), before);

@@ -248,7 +248,7 @@ fn note_unusable(run: &mut Prepared, batch: &Batch) -> anyhow::Result<()> {
 fn if_disk_works<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
-        Err(error) if error.is_of_the_disk() => Ok(None),
+        Err(error) if error.is_environmental() => Ok(None),
         Err(error) => Err(error),
     }
 }

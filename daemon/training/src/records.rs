@@ -112,7 +112,7 @@ impl Records {
     fn write(&mut self, entry: Entry) -> Result<(), StoreError> {
         self.waiting.push_back(entry);
         match self.try_to_write() {
-            Err(error) if error.is_of_the_disk() => {
+            Err(error) if error.is_environmental() => {
                 self.keep(&error);
                 Ok(())
             }

@@ -55,7 +55,7 @@ pub(super) fn search(
 /// Stores the queries next to the metrics. A full disk costs the queries, but not the run.
 pub(super) fn record(run: &Prepared, queries: Option<&SampleQueries>) -> anyhow::Result<()> {
     match queries.map(|queries| run.store.put_sample_queries(queries)) {
-        Some(Err(error)) if error.is_of_the_disk() => {
+        Some(Err(error)) if error.is_environmental() => {
             tracing::warn!("cannot store the sample queries of step {}: {error}", run.record.step);
             Ok(())
         }

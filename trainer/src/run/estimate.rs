@@ -31,7 +31,7 @@ impl ModelEstimate {
     pub fn of(config: &ModelConfig) -> Self {
         let specs = config.parameters();
         let tokens = config.texts().map_or(0, |texts| texts.context_length);
-        let passes = Passes::of(&specs, &LockConfig::default(), &LoraConfig::default());
+        let passes = Passes::from_specs(&specs, &LockConfig::default(), &LoraConfig::default());
         let outputs: f64 = specs.iter().map(|spec| layer_outputs(config, spec)).sum();
         Self {
             parameters: specs.iter().map(|spec| spec.numel() as u64).sum(),

@@ -1,7 +1,7 @@
 //! Exact search: scores every row, one query at memory speed, or many as a matrix product.
 //!
 //! Both ways give the same answers, bit for bit. If a matrix product suggests that a row is among
-//! the best, the row is scored again as for a single query. libtorch's products differ in their
+//! the best, the row is scored again as for a single query. Products of libtorch differ in their
 //! last bits, by at most twice the rounding error of a sum of D numbers.
 
 use std::num::NonZeroUsize;

@@ -28,7 +28,7 @@ const FINITE: &str = "NOT isnan(x) AND abs(x) <= 1.7976931348623157e308";
 pub(super) type Counts = Vec<(String, u64)>;
 
 /// Everything that the page shows about a dataset apart from its images.
-pub(super) struct Facts {
+pub(super) struct DatasetFacts {
     pub(super) pairs: u64,
     pub(super) image_bytes: u64,
     pub(super) images: u64,
@@ -121,7 +121,7 @@ async fn rows(context: &SessionContext, sql: &str) -> anyhow::Result<Vec<RecordB
     Ok(query(context, sql).await?.collect().await?)
 }
 
-pub(super) async fn gather(context: &SessionContext) -> anyhow::Result<Facts> {
+pub(super) async fn gather(context: &SessionContext) -> anyhow::Result<DatasetFacts> {
     // Perceptual hashes and languages come with the source or as scores. The table `scored` has
     // both.
     let totals = numbers(
@@ -139,7 +139,7 @@ pub(super) async fn gather(context: &SessionContext) -> anyhow::Result<Facts> {
         )
     };
     let has_language = total_of(context, "SELECT count(language) FROM scored").await? > 0;
-    Ok(Facts {
+    Ok(DatasetFacts {
         pairs,
         image_bytes: total(1),
         images: total(2),

@@ -8,7 +8,7 @@ use datafusion::prelude::SessionContext;
 use diptych_pipeline::sql::query;
 
 /// Most values in memory at a time.
-const HELD: u64 = 1 << 20;
+const MOST_HELD: u64 = 1 << 20;
 /// Parts of an interval that one query counts.
 const PARTS: u64 = 4096;
 /// Most narrowing queries. Only numbers over hundreds of orders of magnitude need more than a few.
@@ -30,7 +30,7 @@ pub(super) async fn median(
     rows: &str,
     (count, low, high): (u64, f64, f64),
 ) -> anyhow::Result<Option<f64>> {
-    exact(context, rows, Interval { count, low, high }, HELD).await
+    exact(context, rows, Interval { count, low, high }, MOST_HELD).await
 }
 
 async fn exact(

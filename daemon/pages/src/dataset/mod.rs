@@ -14,16 +14,16 @@ use diptych_pipeline::{FunnelStep, Selection, Threshold, funnel, thresholds};
 use diptych_schemas::Uid;
 
 use crate::pairs::{self, PairView};
-use gather::Facts;
+use gather::DatasetFacts;
 
 /// Pairs that are shown on each side of a threshold.
-const BESIDE: usize = 8;
+const PAIRS_A_SIDE: usize = 8;
 /// Most thresholds whose pairs are shown.
 const MOST_THRESHOLDS: usize = 12;
 
 /// The contents of the page.
 pub struct Profile {
-    facts: Facts,
+    facts: DatasetFacts,
     name: String,
     dataset_hash: String,
     selection: Option<SelectionFacts>,
@@ -39,11 +39,11 @@ struct SelectionFacts {
     /// Whether the dataset has changed since the selection was made.
     stale: bool,
     funnel: Vec<FunnelStep>,
-    thresholds: Vec<(Threshold, Vec<Beside>, Vec<Beside>)>,
+    thresholds: Vec<(Threshold, Vec<ComparedPair>, Vec<ComparedPair>)>,
 }
 
 /// A pair and the value that a condition compares.
-type Beside = (Uid, Option<f64>);
+type ComparedPair = (Uid, Option<f64>);
 
 /// The choice of what to show.
 pub struct ProfileSpec<'a> {
@@ -109,26 +109,27 @@ async fn selection_facts(
         Ok(steps) => facts.funnel = steps,
         Err(error) => {
             tracing::warn!(
-                "{name}: the funnel is left out, because the selection's SQL cannot be \
-                 run: {error}"
+                "{name}: the funnel is left out, because the selection's SQL cannot be run: {error}"
             );
             return Ok(facts);
         }
     }
-    for threshold in
-        thresholds(context, &selection.sql, 3 * BESIDE).await?.into_iter().take(MOST_THRESHOLDS)
+    for threshold in thresholds(context, &selection.sql, 3 * PAIRS_A_SIDE)
+        .await?
+        .into_iter()
+        .take(MOST_THRESHOLDS)
     {
         let mut kept = gather::uids(context, &threshold.kept).await?;
         let mut dropped = gather::uids(context, &threshold.dropped).await?;
-        kept.truncate(BESIDE);
-        dropped.truncate(BESIDE);
+        kept.truncate(PAIRS_A_SIDE);
+        dropped.truncate(PAIRS_A_SIDE);
         facts.thresholds.push((threshold, kept, dropped));
     }
     Ok(facts)
 }
 
 /// Draws a threshold into the histogram of the values that it compares, if there is one.
-fn mark(facts: &mut Facts, threshold: &Threshold) {
+fn mark(facts: &mut DatasetFacts, threshold: &Threshold) {
     let plain: String = threshold.expression.to_lowercase().replace(' ', "");
     let title = match plain.as_str() {
         "least(width,height)" | "least(height,width)" => "Shorter edge",

@@ -63,7 +63,7 @@ const CHANCE: &str = "heldout/chance_i2t_recall@1";
 
 impl<'a> TrainingPlot<'a> {
     /// Chooses the curves that a plot shows from a run's metrics.
-    pub fn of(run: &str, metrics: &'a Metrics) -> Self {
+    pub fn from_metrics(run: &str, metrics: &'a Metrics) -> Self {
         let recorded = |metric: &str| metrics.get(metric).map_or(&[][..], Vec::as_slice);
         let level = recorded(CHANCE).first().map(|(_, value)| *value);
         let losses = loss_and_terms(metrics.keys());
@@ -309,14 +309,16 @@ mod tests {
             (&million, &[]),
         ];
         for (losses, recalls) in runs {
-            TrainingPlot::of("strange", &with(metrics(losses), RECALL, recalls))
+            TrainingPlot::from_metrics("strange", &with(metrics(losses), RECALL, recalls))
                 .write(&path)
                 .unwrap();
             let (width, _) = image::image_dimensions(&path).unwrap();
             assert_eq!(width, 1100);
         }
-        TrainingPlot::of(&"long name ".repeat(50), &metrics(&[1.0, 2.0])).write(&path).unwrap();
-        TrainingPlot::of("nothing", &Metrics::new()).write(&path).unwrap();
+        TrainingPlot::from_metrics(&"long name ".repeat(50), &metrics(&[1.0, 2.0]))
+            .write(&path)
+            .unwrap();
+        TrainingPlot::from_metrics("nothing", &Metrics::new()).write(&path).unwrap();
     }
 
     #[test]
@@ -337,9 +339,9 @@ mod tests {
     fn panel_of_evaluations_is_there_only_with_evaluations() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plot.png");
-        TrainingPlot::of("run", &metrics(&[3.0, 2.0, 1.0])).write(&path).unwrap();
+        TrainingPlot::from_metrics("run", &metrics(&[3.0, 2.0, 1.0])).write(&path).unwrap();
         let without = image::image_dimensions(&path).unwrap().1;
-        TrainingPlot::of("run", &with(metrics(&[3.0, 2.0, 1.0]), RECALL, &[(3, 0.4)]))
+        TrainingPlot::from_metrics("run", &with(metrics(&[3.0, 2.0, 1.0]), RECALL, &[(3, 0.4)]))
             .write(&path)
             .unwrap();
         assert_eq!(image::image_dimensions(&path).unwrap().1, without + 244);
@@ -349,7 +351,7 @@ mod tests {
     fn the_same_plot_is_written_as_svg_or_as_png_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let metrics = metrics(&[3.0, 2.0, 1.0]);
-        let drawn = TrainingPlot::of("<b>&", &metrics);
+        let drawn = TrainingPlot::from_metrics("<b>&", &metrics);
         drawn.write(&folder.path().join("plot.SVG")).unwrap();
         let svg = std::fs::read_to_string(folder.path().join("plot.SVG")).unwrap();
         assert_eq!(svg, drawn.svg());
@@ -370,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_summary_tells_the_last_losses_and_what_is_not_finite() {
-        let of = |losses: &[f64]| TrainingPlot::of("run", &metrics(losses)).summary();
+        let of = |losses: &[f64]| TrainingPlot::from_metrics("run", &metrics(losses)).summary();
         assert_eq!(of(&[]), "No steps recorded yet.");
         // A twentieth of 40 steps is two steps.
         let losses: Vec<f64> = (0..40).map(f64::from).collect();
@@ -383,7 +385,7 @@ mod tests {
         let terms = (0..40).fold(metrics(&[3.0, 2.0]), |all, n| {
             with(all, &format!("loss/term {n:02}"), &[(1, 1.0), (2, 0.5)])
         });
-        let svg = TrainingPlot::of("run", &terms).svg();
+        let svg = TrainingPlot::from_metrics("run", &terms).svg();
         assert!(
             svg.contains(">loss</text>")
                 && svg.contains(">term 00</text>")

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use diptych_store::EVALUATED;
+use diptych_store::EVALUATION_PREFIX;
 use maud::{Markup, html};
 
 use super::history::History;
@@ -87,7 +87,7 @@ fn charts<'a>(runs: &[(&str, &'a Metrics)]) -> Vec<LineChart<'a>> {
 fn others(runs: &[(&str, &Metrics)]) -> BTreeMap<String, Vec<(String, String)>> {
     let known = |name: &str| {
         WITHOUT_CHART.contains(&name)
-            || [TERM, EVALUATED, "heldout"].iter().any(|group| name.starts_with(group))
+            || [TERM, EVALUATION_PREFIX, "heldout"].iter().any(|group| name.starts_with(group))
             || KNOWN.iter().flat_map(|known| known.metrics).any(|(metric, _)| *metric == name)
     };
     let names: BTreeSet<&String> =

@@ -86,8 +86,7 @@ pub(super) fn learning(report: &Report) -> Markup {
                             @if let Some(result) = at_step {
                                 div {
                                     p.pale {
-                                        "step " (thousands(evaluation.step)) ", own image at rank \
-                                             "
+                                        "step " (thousands(evaluation.step)) ", own image at rank "
                                         (thousands(result.own_rank))
                                     }
                                     div.near {

@@ -18,9 +18,9 @@ use diptych_trainer::evaluate::{
 use super::map::neighbourhoods;
 
 /// Most mistakes that are shown of each kind.
-const WRONG: usize = 12;
+const MOST_MISTAKES: usize = 12;
 /// Number of images whose neighbours are shown, and of neighbours of each.
-const ASKED: usize = 6;
+const QUERIES: usize = 6;
 const NEIGHBOURS: usize = 6;
 /// Pairs of the similarity matrix.
 const MATRIX: usize = 32;
@@ -55,16 +55,16 @@ pub struct ModelInspection {
     /// The name of the criterion, and each group's R@1 in both directions and top-1.
     pub(super) groups: Option<(String, Vec<Group>)>,
     /// Images with a caption that is nearer than their own, the worst first.
-    pub(super) wrong_texts: Vec<Wrong>,
+    pub(super) wrong_texts: Vec<Mistake>,
     /// Captions with an image that is nearer than their own, the worst first.
-    pub(super) wrong_images: Vec<Wrong>,
-    pub(super) neighbours: Vec<Near>,
+    pub(super) wrong_images: Vec<Mistake>,
+    pub(super) neighbours: Vec<Neighbours>,
     pub(super) matrix: Matrix,
     pub(super) map: Map,
 }
 
 /// A pair, and the pair that the model preferred to it.
-pub(super) struct Wrong {
+pub(super) struct Mistake {
     pub(super) uid: Uid,
     pub(super) own: f32,
     pub(super) taken: Uid,
@@ -72,7 +72,7 @@ pub(super) struct Wrong {
 }
 
 /// An image, and the images nearest to it with their cosines.
-pub(super) struct Near {
+pub(super) struct Neighbours {
     pub(super) uid: Uid,
     pub(super) near: Vec<(Uid, f32)>,
 }
@@ -204,7 +204,7 @@ impl Look<'_> {
             })
             .collect();
         wrong.sort_by(|a, b| b.3.total_cmp(&a.3).then(a.0.cmp(&b.0)));
-        wrong.truncate(WRONG);
+        wrong.truncate(MOST_MISTAKES);
         Ok(Classes {
             names: classification.classes().to_vec(),
             top1_interval: resampled
@@ -241,8 +241,8 @@ impl ModelInspection {
 /// Returns the queries for which a wrong item is nearer than all right ones, the largest difference
 /// first. Each wrong item appears once, so that one image that is near to everything does not fill
 /// the page.
-fn worst(groups: &[u64], uids: &[Uid], score: impl Fn(usize, usize) -> f32) -> Vec<Wrong> {
-    let mut found: Vec<(f32, Wrong)> = Vec::new();
+fn worst(groups: &[u64], uids: &[Uid], score: impl Fn(usize, usize) -> f32) -> Vec<Mistake> {
+    let mut found: Vec<(f32, Mistake)> = Vec::new();
     for query in 0..groups.len() {
         let (mut right, mut wrong) = (f32::NEG_INFINITY, (f32::NEG_INFINITY, 0));
         for item in 0..groups.len() {
@@ -256,7 +256,7 @@ fn worst(groups: &[u64], uids: &[Uid], score: impl Fn(usize, usize) -> f32) -> V
         if wrong.0 > right {
             found.push((
                 wrong.0 - right,
-                Wrong { uid: uids[query], own: right, taken: uids[wrong.1], score: wrong.0 },
+                Mistake { uid: uids[query], own: right, taken: uids[wrong.1], score: wrong.0 },
             ));
         }
     }
@@ -266,14 +266,14 @@ fn worst(groups: &[u64], uids: &[Uid], score: impl Fn(usize, usize) -> f32) -> V
         .into_iter()
         .map(|(_, wrong)| wrong)
         .filter(|wrong| seen.insert(wrong.taken))
-        .take(WRONG)
+        .take(MOST_MISTAKES)
         .collect()
 }
 
 /// Returns the nearest neighbours of a few images spread over all rows.
-fn neighbours(encoded: &Encoded, dimension: usize) -> anyhow::Result<Vec<Near>> {
+fn neighbours(encoded: &Encoded, dimension: usize) -> anyhow::Result<Vec<Neighbours>> {
     let n = encoded.uids.len();
-    let asked: Vec<usize> = (0..n.min(ASKED)).map(|place| place * n / n.min(ASKED)).collect();
+    let asked: Vec<usize> = (0..n.min(QUERIES)).map(|place| place * n / n.min(QUERIES)).collect();
     let queries: Vec<f32> = asked
         .iter()
         .flat_map(|row| encoded.images[row * dimension..][..dimension].iter().copied())
@@ -285,7 +285,7 @@ fn neighbours(encoded: &Encoded, dimension: usize) -> anyhow::Result<Vec<Near>> 
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
         let near =
             order.into_iter().take(NEIGHBOURS).map(|other| (encoded.uids[other], scores[other]));
-        Near { uid: encoded.uids[*row], near: near.collect() }
+        Neighbours { uid: encoded.uids[*row], near: near.collect() }
     });
     Ok(near.collect())
 }

@@ -12,7 +12,7 @@ use super::Report;
 use super::curves::curves;
 use super::history::{History, number, text};
 use super::learning::learning;
-use super::look::{Classes, Map, Matrix, ModelInspection, Near, Wrong};
+use super::look::{Classes, Map, Matrix, Mistake, ModelInspection, Neighbours};
 use super::reliability::reliability;
 use super::summary::summary;
 use super::verdicts::verdicts;
@@ -20,7 +20,7 @@ use crate::chart::heat_map::HeatMap;
 use crate::chart::scatter::{Point, scatter};
 use crate::chart::tables::funnel;
 use crate::chart::{Key, KeyShape, figure};
-use crate::frame::{frame, tile, whole};
+use crate::frame::{document, frame, tile};
 use crate::numbers::{percent_of, short};
 
 const OWN_STYLE: &str = include_str!("style.css");
@@ -102,7 +102,7 @@ pub(super) fn page(report: &Report) -> Markup {
              eval."
         }
     };
-    whole(&format!("{} · Diptych report", history.run), OWN_STYLE, &body)
+    document(&format!("{} · Diptych report", history.run), OWN_STYLE, &body)
 }
 
 /// Returns a time of a record as text, to the minute.
@@ -246,7 +246,7 @@ fn evaluation(report: &Report, looked: &ModelInspection) -> Markup {
         }
         section {
             h2 { "Most similar images" }
-            @for Near { uid, near } in &looked.neighbours {
+            @for Neighbours { uid, near } in &looked.neighbours {
                 div.row {
                     (picture(report, *uid, &html! { "" }))
                     span.arrow { "→" }
@@ -358,7 +358,7 @@ fn parts(by: &str, groups: &[Group]) -> Markup {
     }
 }
 
-fn mistakes(report: &Report, wrong: &[Wrong], own: &str, taken: &str) -> Markup {
+fn mistakes(report: &Report, wrong: &[Mistake], own: &str, taken: &str) -> Markup {
     html! {
         @if wrong.is_empty() { p.pale { "none" } }
         div.pairs {

@@ -33,7 +33,7 @@ use super::rows::{Sent, info, nothing, schema_bytes, send, send_one};
 use super::running::{Queries, QueryRows};
 use super::types::{plain, plain_batch, plain_rows};
 use super::{FlightSpec, catalog, parameters};
-use crate::query::{Described, Question};
+use crate::query::{QueryStatement, StatementSchemas};
 
 const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
 /// Statements that are planned at once only to describe them. That is short and needs no turn of
@@ -82,7 +82,7 @@ impl Service {
     }
 
     /// Returns the schemas of a statement's rows and parameters, with the values of its first run.
-    async fn describe(&self, statement: Statement) -> Result<Described, Status> {
+    async fn describe(&self, statement: Statement) -> Result<StatementSchemas, Status> {
         let question = self.question(statement)?;
         self.queries
             .think(async {
@@ -98,11 +98,11 @@ impl Service {
         Ok(plain_rows(&self.describe(statement).await?.rows).as_ref().clone())
     }
 
-    fn question(&self, statement: Statement) -> Result<Question, Status> {
+    fn question(&self, statement: Statement) -> Result<QueryStatement, Status> {
         let Statement { dataset, sql, bound } = statement;
         let dataset =
             (self.spec.dataset)(dataset.as_deref()).map_err(|error| of_session(&error))?;
-        Question::new(sql, dataset, bound).map_err(|failure| of_failure(&failure))
+        QueryStatement::new(sql, dataset, bound).map_err(|failure| of_failure(&failure))
     }
 
     async fn run(&self, handle: Bytes, statement: Statement) -> Result<Sent, Status> {
@@ -116,7 +116,7 @@ impl Service {
 /// Runs a query and passes its rows on.
 async fn answer(
     spec: Arc<FlightSpec>,
-    question: Question,
+    question: QueryStatement,
     mut found: QueryRows,
 ) -> Result<(), Status> {
     let mut answer = spec.queries.ask(question).await.map_err(|failure| of_failure(&failure))?;

@@ -108,7 +108,7 @@ fn serve(limits: Limits) -> Served {
         folders: vec![folder.path().to_owned()],
         ..ServeConfig::default()
     };
-    let folders = Folders::of(&config).unwrap();
+    let folders = Folders::from_config(&config).unwrap();
     let allowance = Arc::new(move || Allowance { memory: limits.memory, folders: folders.clone() });
     let queries = Queries::new(store.clone(), Models::anywhere(), program(), allowance);
     let slots = Arc::new(Semaphore::new(limits.concurrent));

@@ -42,9 +42,9 @@ pub(super) struct Backup {
 )]
 pub(super) async fn backup(
     State(shared): State<Arc<Shared>>,
-    wanted: Result<Json<NewBackup>, JsonRejection>,
+    request: Result<Json<NewBackup>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Backup>), Problem> {
-    let Json(NewBackup { to }) = wanted?;
+    let Json(NewBackup { to }) = request?;
     if !to.is_absolute() {
         return Err(Problem::bad(format!("to must be an absolute path, got {}", to.display())));
     }

@@ -23,7 +23,7 @@ pub(super) struct BodyLimits {
 }
 
 impl BodyLimits {
-    pub(super) fn of(http: &HttpConfig) -> Self {
+    pub(super) fn from_config(http: &HttpConfig) -> Self {
         let bytes = usize::try_from(http.max_body_mib << 20).unwrap_or(usize::MAX);
         Self { bytes, within: Duration::from_secs(http.body_seconds) }
     }
@@ -50,7 +50,7 @@ impl BodyLimits {
 
 /// Waits for the whole body before a request is handled. A body that comes too slowly is answered
 /// with 408. Streams of Flight SQL are passed on as they come, and end at the same time.
-pub(super) async fn arrives(
+pub(super) async fn limit_body(
     State(limits): State<BodyLimits>,
     request: Request,
     next: Next,

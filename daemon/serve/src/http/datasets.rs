@@ -31,10 +31,10 @@ use super::{blocking, given};
 use crate::shared::Shared;
 
 /// Number of samples by default, and the most.
-const USUAL_SAMPLES: u64 = 24;
+const DEFAULT_SAMPLES: u64 = 24;
 const MOST_SAMPLES: u64 = 200;
 /// Side of a thumbnail in pixels by default, and the largest.
-const USUAL_SIDE: u32 = 160;
+const DEFAULT_SIDE: u32 = 160;
 const LARGEST_SIDE: u32 = 1024;
 
 /// A dataset.
@@ -150,7 +150,7 @@ pub(super) async fn list(
 ) -> Result<Json<Page<Dataset>>, Problem> {
     let part = given(part)?;
     let datasets = shared.current().config.datasets.clone();
-    blocking(move || Ok(Json(part.of(datasets.iter().map(look), |dataset| dataset.name.clone()))))
+    blocking(move || Ok(Json(part.page(datasets.iter().map(look), |dataset| dataset.name.clone()))))
         .await
 }
 
@@ -245,11 +245,11 @@ pub(super) struct SampleQuery {
 pub(super) async fn samples(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
-    wanted: Result<Query<SampleQuery>, QueryRejection>,
+    request: Result<Query<SampleQuery>, QueryRejection>,
 ) -> Result<Json<Page<Sample>>, Problem> {
-    let (Path(name), SampleQuery { limit, condition, seed }) = (path?, given(wanted)?);
+    let (Path(name), SampleQuery { limit, condition, seed }) = (path?, given(request)?);
     let dataset = known(&shared, &name)?;
-    let limit = limit.unwrap_or(USUAL_SAMPLES).clamp(1, MOST_SAMPLES);
+    let limit = limit.unwrap_or(DEFAULT_SAMPLES).clamp(1, MOST_SAMPLES);
     let condition =
         condition.filter(|condition| !condition.trim().is_empty()).unwrap_or_else(|| "true".into());
     let mut random = Random::new(seed.unwrap_or(0));
@@ -276,7 +276,7 @@ pub(super) async fn samples(
 
 /// Returns the address of a pair's thumbnail.
 pub(super) fn image_address(dataset: &str, uid: &str) -> String {
-    format!("/v1/datasets/{dataset}/images/{uid}?size={USUAL_SIDE}")
+    format!("/v1/datasets/{dataset}/images/{uid}?size={DEFAULT_SIDE}")
 }
 
 /// The size of an image.
@@ -313,7 +313,7 @@ pub(super) async fn image(
     let (Path((name, uid)), Size { size }) = (path?, given(size)?);
     let dataset = known(&shared, &name)?;
     let uid: Uid = uid.parse().map_err(|error: SchemaError| Problem::bad(error.to_string()))?;
-    let side = size.unwrap_or(USUAL_SIDE).clamp(1, LARGEST_SIDE);
+    let side = size.unwrap_or(DEFAULT_SIDE).clamp(1, LARGEST_SIDE);
     let sql = format!("SELECT shard, row_group, row FROM meta WHERE uid = uid('{uid}')");
     let (found, _) = ask(&shared, Some(dataset.clone()), sql, 1).await?;
     let place = found.batches.iter().find(|batch| batch.num_rows() > 0);

@@ -34,7 +34,7 @@ pub(super) struct Embeddings {
 }
 
 impl Embeddings {
-    fn of(store: &Store, set: &EmbeddingSet) -> Result<Self, StoreError> {
+    fn from_set(store: &Store, set: &EmbeddingSet) -> Result<Self, StoreError> {
         let made_by = checkpoint_at(store, Path::new(&set.source))?;
         let (run, step) = made_by.unzip();
         Ok(Self {
@@ -77,8 +77,8 @@ pub(super) async fn list(
     blocking(move || {
         let store = &shared.store;
         let key = |set: &EmbeddingSet| format!("{}-{}", set.producer, set.modality.as_str());
-        let sets = part.of(store.embeddings()?, key);
-        let items = sets.items.iter().map(|set| Embeddings::of(store, set));
+        let sets = part.page(store.embeddings()?, key);
+        let items = sets.items.iter().map(|set| Embeddings::from_set(store, set));
         Ok(Json(Page { items: items.collect::<Result<_, _>>()?, next: sets.next }))
     })
     .await

@@ -48,12 +48,12 @@ pub(super) async fn events(
     })?;
     let of_jobs = Arc::clone(&shared);
     let jobs = BroadcastStream::new(shared.queue.listen_to_jobs()).map(move |job| match job {
-        Ok(job) => event("job", &Job::of(&of_jobs, job)),
+        Ok(job) => event("job", &Job::from_record(&of_jobs, job)),
         Err(_) => missed(),
     });
     let runs = BroadcastStream::new(shared.queue.listen_to_runs()).map(|told| match told {
         Ok(LiveEvent::Step(step)) => event("step", &step),
-        Ok(LiveEvent::Event(record)) => event("event", &RunEvent::of(record)),
+        Ok(LiveEvent::Event(record)) => event("event", &RunEvent::from_record(record)),
         Ok(LiveEvent::Checkpoint { run, step }) => {
             event("checkpoint", &json!({ "run": run, "step": step }))
         }

@@ -11,10 +11,10 @@ use axum::response::{IntoResponse, Response};
 use diptych_schemas::Listen;
 use diptych_schemas::Scope;
 
+use super::give_way::GIVE_WAY;
 use super::problem::Problem;
 use super::rows::ROWS;
-use super::way::GIVE_WAY;
-use crate::clients::{Client, Full, Places};
+use crate::clients::{Client, NoPlace, Places};
 use crate::flight::HANDSHAKE;
 use crate::shared::Shared;
 
@@ -35,8 +35,8 @@ pub(super) async fn limit(
     let client = request.extensions().get::<Client>().copied().unwrap_or(Client::Socket);
     let limit = match places.take(client) {
         Ok(_place) => return next.run(request).await,
-        Err(Full::All) => "http.concurrent",
-        Err(Full::OfClient) => {
+        Err(NoPlace::AllTaken) => "http.concurrent",
+        Err(NoPlace::ClientShareTaken) => {
             "http.client_share: other requests of this client are still being answered"
         }
     };
@@ -71,7 +71,7 @@ fn check(shared: &Shared, request: &Request) -> Result<Client, Problem> {
         .and_then(|value| value.to_str().ok())
         .or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str));
     let forbidden = |why| Problem::new(StatusCode::FORBIDDEN, why);
-    if !current.tokens.are_asked() {
+    if !current.tokens.are_required() {
         // Without tokens the address is the only protection, and a browser on this machine is
         // behind it.
         asked_for_here(&shared.listen, host).map_err(forbidden)?;
@@ -147,8 +147,7 @@ fn asked_for_here(listen: &Listen, host: Option<&str>) -> Result<(), String> {
                 Listen::Unix(_) => "loopback addresses".into(),
             };
             Err(format!(
-                "the host {host} is refused: without tokens, only localhost and {own} are \
-                 answered"
+                "the host {host} is refused: without tokens, only localhost and {own} are answered"
             ))
         }
         _ => Ok(()),

@@ -47,7 +47,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn of(shared: &Shared, job: JobRecord) -> Self {
+    pub(super) fn from_record(shared: &Shared, job: JobRecord) -> Self {
         let waits = shared.queue.waits_for(&job);
         let state = match waits {
             Some(WaitsFor::Jobs(_) | WaitsFor::NextTry) => "waiting",
@@ -103,7 +103,7 @@ pub(super) struct NewJob {
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
-pub(super) struct Which {
+pub(super) struct JobFilter {
     /// Only jobs in this state.
     state: Option<String>,
     /// Most entries in the answer: 100 by default, at most 1000.
@@ -117,18 +117,18 @@ pub(super) struct Which {
     get,
     path = "/v1/jobs",
     operation_id = "list_jobs",
-    params(Which),
+    params(JobFilter),
     responses((status = OK, body = Page<Job>), (status = "default", body = Problem)),
     tag = "jobs",
 )]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
-    which: Result<Query<Which>, QueryRejection>,
+    filter: Result<Query<JobFilter>, QueryRejection>,
 ) -> Result<Json<Page<Job>>, Problem> {
-    let Which { state, limit, after } = given(which)?;
-    let jobs = shared.queue.jobs().into_iter().rev().map(|job| Job::of(&shared, job));
+    let JobFilter { state, limit, after } = given(filter)?;
+    let jobs = shared.queue.jobs().into_iter().rev().map(|job| Job::from_record(&shared, job));
     let wanted = jobs.filter(|job| state.as_deref().is_none_or(|state| job.state == state));
-    Ok(Json(ListQuery { limit, after }.of(wanted, |job| job.id.to_string())))
+    Ok(Json(ListQuery { limit, after }.page(wanted, |job| job.id.to_string())))
 }
 
 /// Returns a job.
@@ -146,7 +146,7 @@ pub(super) async fn one(
 ) -> Result<Json<Job>, Problem> {
     let Path(id) = path?;
     let job = shared.queue.job(id).ok_or(QueueError::Unknown(id))?;
-    Ok(Json(Job::of(&shared, job)))
+    Ok(Json(Job::from_record(&shared, job)))
 }
 
 /// Submits a job.
@@ -175,7 +175,7 @@ pub(super) async fn submit(
             shared.queue.submit(JobRequest { kind, config, args, folder, priority, after })?;
         shared.queue.start().map_err(Problem::internal)?;
         let place = format!("/v1/jobs/{}", job.id);
-        Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(Job::of(&shared, job))))
+        Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(Job::from_record(&shared, job))))
     })
     .await
 }
@@ -218,7 +218,7 @@ pub(super) async fn act(
         };
         let job = act(&shared.queue, id)?;
         shared.queue.start().map_err(Problem::internal)?;
-        Ok((StatusCode::ACCEPTED, Json(Job::of(&shared, job))))
+        Ok((StatusCode::ACCEPTED, Json(Job::from_record(&shared, job))))
     })
     .await
 }
@@ -248,7 +248,7 @@ pub(super) async fn change(
     let (Path(id), Json(Change { priority })) = (path?, change?);
     blocking(move || {
         let job = shared.queue.set_priority(id, priority)?;
-        Ok(Json(Job::of(&shared, job)))
+        Ok(Json(Job::from_record(&shared, job)))
     })
     .await
 }

@@ -9,6 +9,7 @@ mod body;
 mod datasets;
 mod embeddings;
 mod events;
+mod give_way;
 mod guard;
 mod jobs;
 mod metrics;
@@ -22,7 +23,6 @@ mod search;
 mod series;
 mod sql;
 mod status;
-mod way;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,12 +43,12 @@ use utoipa_axum::routes;
 use super::clients::Places;
 use super::shared::Shared;
 use body::BodyLimits;
+pub use give_way::GIVE_WAY;
 use problem::Problem;
 pub use rows::{ROWS, ROWS_FORMAT};
-pub use way::GIVE_WAY;
 
 /// Longest time of a handler. Queries have a shorter limit of their own.
-const LONGEST: Duration = Duration::from_hours(1);
+const HANDLER_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// The OpenAPI description to which the routes are added.
 #[derive(OpenApi)]
@@ -123,10 +123,10 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
     let described = Arc::new(with_responses(described));
     let http = shared.current().config.http.clone();
     let places = Places::of_requests(&http);
-    let limits = BodyLimits::of(&http);
+    let limits = BodyLimits::from_config(&http);
     api.route("/openapi.json", get(move || async move { Json((*described).clone()) }))
         .merge(rows::routes(shared))
-        .merge(way::routes(shared))
+        .merge(give_way::routes(shared))
         .merge(more)
         .fallback(async |request: Request| {
             Problem::not_found(format!("no such path: {}", request.uri().path()))
@@ -136,13 +136,13 @@ pub(crate) fn router(shared: &Arc<Shared>, more: Router) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
         })
         .layer(DefaultBodyLimit::max(limits.bytes()))
-        .layer(middleware::from_fn_with_state(limits, body::arrives))
+        .layer(middleware::from_fn_with_state(limits, body::limit_body))
         .layer(middleware::from_fn_with_state(places, guard::limit))
         .layer(middleware::from_fn_with_state(Arc::clone(shared), guard::authorize))
         .layer(middleware::from_fn_with_state(Arc::clone(shared), count))
         .layer(tower_http::timeout::TimeoutLayer::with_status_code(
             StatusCode::GATEWAY_TIMEOUT,
-            LONGEST,
+            HANDLER_TIMEOUT,
         ))
         .layer(CatchPanicLayer::custom(|_| -> Response {
             axum::response::IntoResponse::into_response(Problem::internal(

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 /// Number of entries by default.
-const USUAL: usize = 100;
+const DEFAULT_LIMIT: usize = 100;
 /// Most entries in one answer.
-const MOST: usize = 1000;
+const MAX_LIMIT: usize = 1000;
 
 /// The choice of a part of a list.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -29,12 +29,12 @@ pub(super) struct Page<T> {
 impl ListQuery {
     /// Returns the requested part of all entries. `key` gives the order, and is what the next
     /// request passes as `after`.
-    pub(super) fn of<T>(
+    pub(super) fn page<T>(
         &self,
         all: impl IntoIterator<Item = T>,
         key: impl Fn(&T) -> String,
     ) -> Page<T> {
-        let limit = self.limit.unwrap_or(USUAL).clamp(1, MOST);
+        let limit = self.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
         let mut rest = all.into_iter().peekable();
         if let Some(after) = &self.after {
             // If that entry no longer exists, return the end of the list rather than its beginning.
@@ -59,7 +59,7 @@ mod tests {
         let all: Vec<u32> = (0..25).collect();
         let (mut found, mut after) = (Vec::new(), None);
         loop {
-            let page = ListQuery { limit: Some(10), after }.of(all.clone(), ToString::to_string);
+            let page = ListQuery { limit: Some(10), after }.page(all.clone(), ToString::to_string);
             found.extend(page.items);
             after = page.next;
             if after.is_none() {
@@ -68,15 +68,15 @@ mod tests {
         }
         assert_eq!(found, all);
         assert_eq!(
-            ListQuery { limit: Some(0), after: None }.of(all.clone(), ToString::to_string).items,
+            ListQuery { limit: Some(0), after: None }.page(all.clone(), ToString::to_string).items,
             [0]
         );
         assert_eq!(
             ListQuery { limit: Some(5000), after: None }
-                .of(0..2000, ToString::to_string)
+                .page(0..2000, ToString::to_string)
                 .items
                 .len(),
-            MOST
+            MAX_LIMIT
         );
     }
 }

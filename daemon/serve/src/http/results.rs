@@ -53,7 +53,7 @@ pub(super) async fn list(
 ) -> Result<Json<Page<RunResult>>, Problem> {
     let part = given(part)?;
     blocking(move || {
-        let runs = part.of(shared.store.runs()?, |record| record.run.to_string());
+        let runs = part.page(shared.store.runs()?, |record| record.run.to_string());
         let mut items = Vec::with_capacity(runs.items.len());
         for record in runs.items {
             let found = shared.results.of(&shared.store, &record.run)?;

@@ -9,7 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use diptych_schemas::{SampleIndex, Step};
 use diptych_store::{
-    CheckpointRecord, EVALUATED, EventKind, EventRecord, JobRecord, Milliseconds, RunName,
+    CheckpointRecord, EVALUATION_PREFIX, EventKind, EventRecord, JobRecord, Milliseconds, RunName,
     RunRecord,
 };
 use diptych_trainer::CheckpointManifest;
@@ -25,7 +25,7 @@ use crate::jobs::QueueError;
 use crate::shared::Shared;
 
 /// Steps in a chart by default, and the most.
-const USUAL_POINTS: u64 = 1000;
+const DEFAULT_POINTS: u64 = 1000;
 const MOST_POINTS: u64 = 20_000;
 
 /// A run and its progress.
@@ -55,7 +55,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    fn of(record: RunRecord, whole: bool) -> Self {
+    fn from_record(record: RunRecord, whole: bool) -> Self {
         Self {
             run: record.run.to_string(),
             state: record.state.as_str(),
@@ -98,7 +98,7 @@ pub(super) struct Scored {
 }
 
 impl Checkpoint {
-    fn of(record: &CheckpointRecord) -> Self {
+    fn from_record(record: &CheckpointRecord) -> Self {
         let manifest: Option<CheckpointManifest> = serde_json::from_str(&record.manifest).ok();
         let score = manifest.and_then(|manifest| manifest.score);
         Self {
@@ -127,7 +127,7 @@ pub(super) struct RunEvent {
 }
 
 impl RunEvent {
-    pub(super) fn of(record: EventRecord) -> Self {
+    pub(super) fn from_record(record: EventRecord) -> Self {
         Self {
             run: record.run.to_string(),
             step: record.step.0,
@@ -186,8 +186,8 @@ pub(super) async fn list(
     let store = shared.store.clone();
     let runs = blocking(move || Ok(store.runs()?)).await?;
     let steps = steps(&shared);
-    let runs = runs.into_iter().map(|run| Run::of(up_to_date(run, &steps), false));
-    Ok(Json(part.of(runs, |run| run.run.clone())))
+    let runs = runs.into_iter().map(|run| Run::from_record(up_to_date(run, &steps), false));
+    Ok(Json(part.page(runs, |run| run.run.clone())))
 }
 
 /// Returns a run with its configuration.
@@ -204,7 +204,7 @@ pub(super) async fn one(
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Run>, Problem> {
     let Path(run) = path?;
-    Ok(Json(Run::of(known(&shared, &run).await?, true)))
+    Ok(Json(Run::from_record(known(&shared, &run).await?, true)))
 }
 
 /// The choice of metrics and steps.
@@ -234,23 +234,23 @@ pub(super) struct MetricsQuery {
 pub(super) async fn metrics(
     State(shared): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
-    wanted: Result<Query<MetricsQuery>, QueryRejection>,
+    request: Result<Query<MetricsQuery>, QueryRejection>,
 ) -> Result<Json<Series>, Problem> {
     let Path(run) = path?;
-    let wanted = given(wanted)?;
+    let request = given(request)?;
     let record = known(&shared, &run).await?;
     let store = shared.store.clone();
     blocking(move || {
         let names: Vec<String> =
-            wanted.names.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
-        let from = wanted.from.unwrap_or(1);
+            request.names.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
+        let from = request.from.unwrap_or(1);
         // A run that is training is ahead of its record, which stands at its last checkpoint.
         let last = store.last_metrics(&record.run)?.unwrap_or(record.step).0;
-        let to = wanted.to.unwrap_or(last).min(last);
+        let to = request.to.unwrap_or(last).min(last);
         if from > to {
             return Ok(Json(Thinner::new(&names, from, from, 1).finish(run)));
         }
-        let points = wanted.points.unwrap_or(USUAL_POINTS).clamp(2, MOST_POINTS);
+        let points = request.points.unwrap_or(DEFAULT_POINTS).clamp(2, MOST_POINTS);
         let mut thinner = Thinner::new(&names, from, to, points);
         store.each_metric(&record.run, Step(from), Step(to), |row| thinner.take(row))?;
         Ok(Json(thinner.finish(run)))
@@ -286,10 +286,9 @@ pub(super) async fn record(
     let (Path(run), Json(Recorded { step, values })) = (path?, recorded?);
     let record = known(&shared, &run).await?;
     // The run's own metrics must not be overwritten.
-    if let Some(name) = values.keys().find(|name| !name.starts_with(EVALUATED)) {
+    if let Some(name) = values.keys().find(|name| !name.starts_with(EVALUATION_PREFIX)) {
         return Err(Problem::bad(format!(
-            "{name}: the names of added metrics must begin with \
-             {EVALUATED}"
+            "{name}: the names of added metrics must begin with {EVALUATION_PREFIX}"
         )));
     }
     let store = shared.store.clone();
@@ -331,7 +330,11 @@ pub(super) async fn checkpoints(
     let record = known(&shared, &run).await?;
     let store = shared.store.clone();
     let found = blocking(move || Ok(store.checkpoints(&record.run)?)).await?;
-    Ok(Json(part.of(found.iter().map(Checkpoint::of), |checkpoint| checkpoint.step.to_string())))
+    Ok(Json(
+        part.page(found.iter().map(Checkpoint::from_record), |checkpoint| {
+            checkpoint.step.to_string()
+        }),
+    ))
 }
 
 /// Lists the events of a run's guards, by step.
@@ -353,7 +356,7 @@ pub(super) async fn events(
     let store = shared.store.clone();
     let found = blocking(move || Ok(store.events(&record.run)?)).await?;
     let key = |event: &RunEvent| format!("{}-{:?}", event.step, event.kind);
-    Ok(Json(part.of(found.into_iter().map(RunEvent::of), key)))
+    Ok(Json(part.page(found.into_iter().map(RunEvent::from_record), key)))
 }
 
 /// Controls the job of a run.
@@ -400,7 +403,7 @@ pub(super) async fn act(
                 }
             };
         let job = act(queue, job.id)?;
-        Ok((StatusCode::ACCEPTED, Json(Job::of(&shared, job))))
+        Ok((StatusCode::ACCEPTED, Json(Job::from_record(&shared, job))))
     })
     .await
 }

@@ -49,20 +49,20 @@ struct NearImage {
 }
 
 impl QueriesAtStep {
-    fn of(at: SampleQueries, datasets: &[(PathBuf, String)]) -> Self {
+    fn from_evaluation(at: SampleQueries, datasets: &[(PathBuf, String)]) -> Self {
         let place = real(&at.dataset);
         let dataset = datasets.iter().find(|(path, _)| *path == place);
         Self {
             step: at.step.0,
             pairs: at.pairs,
             dataset: dataset.map(|(_, name)| name.clone()),
-            queries: at.queries.into_iter().map(FixedQuery::of).collect(),
+            queries: at.queries.into_iter().map(FixedQuery::from_record).collect(),
         }
     }
 }
 
 impl FixedQuery {
-    fn of(query: SampleQuery) -> Self {
+    fn from_record(query: SampleQuery) -> Self {
         let near = |found: FoundImage| NearImage {
             uid: found.uid.to_string(),
             score: found.score,
@@ -103,8 +103,8 @@ pub(super) async fn list(
         let datasets: Vec<(PathBuf, String)> =
             datasets.map(|dataset| (real(&dataset.path), dataset.name.clone())).collect();
         let found = shared.store.sample_queries(&record.run)?;
-        let items = found.into_iter().map(|at| QueriesAtStep::of(at, &datasets));
-        Ok(Json(part.of(items, |at| at.step.to_string())))
+        let items = found.into_iter().map(|at| QueriesAtStep::from_evaluation(at, &datasets));
+        Ok(Json(part.page(items, |at| at.step.to_string())))
     })
     .await
 }

@@ -20,8 +20,8 @@ use super::{blocking, given};
 use crate::shared::Shared;
 
 /// Number of results by default, and the most.
-const USUAL: usize = 20;
-const MOST: usize = 200;
+const DEFAULT_LIMIT: usize = 20;
+const MAX_LIMIT: usize = 200;
 /// Problem code for a model without embeddings.
 const NO_EMBEDDINGS: &str = "no_embeddings";
 
@@ -131,7 +131,7 @@ async fn search(
     let dataset = current.dataset(&question.dataset).cloned();
     let dataset =
         dataset.ok_or_else(|| unknown_dataset(&current.config.datasets, &question.dataset))?;
-    let k = question.k.unwrap_or(USUAL).clamp(1, MOST);
+    let k = question.k.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let width = (question.index == Index::Hnsw)
         .then(|| usize::from(question.ef.unwrap_or(diptych_schemas::DEFAULT_SEARCH_CANDIDATES)));
     let options = SearchOptions { distinct: question.distinct, width };

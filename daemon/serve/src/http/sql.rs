@@ -1,4 +1,4 @@
-//! `/v1/sql`: a query, answered in JSON.
+//! `/v1/sql`: SQL queries, answered in JSON or as Arrow's stream.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,53 +19,63 @@ use serde_json::value::RawValue;
 
 use super::blocking;
 use super::problem::Problem;
-use crate::query::{JsonAnswer, Question as Statement, bytes_of};
+use crate::query::{JsonAnswer, QueryStatement, bytes_of};
 use crate::shared::Shared;
 
-/// The most bytes of a result that are answered as Arrow's stream.
+/// Most bytes of a result in Arrow's format.
 const MOST_BYTES: usize = 64 << 20;
-/// The most bytes of a result's rows in JSON.
+/// Most bytes of a result's rows in JSON.
 const MOST_JSON_BYTES: usize = 16 << 20;
-/// How long a query waits for its turn before it is told to come again.
+/// How long a query waits for its turn before it is refused.
 const WAITS_FOR_A_TURN: Duration = Duration::from_secs(5);
 
-/// A query.
+/// A SQL query.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct QueryRequest {
     query: String,
-    /// Name of a dataset of the service, for meta, blob, ledger, scores. Without it: the tables of the state folder only.
+    /// Name of a dataset of the service, whose tables are meta, blob, ledger and scores. Without
+    /// it, only the tables of the state folder are available.
     #[serde(default)]
     dataset: Option<String>,
 }
 
-/// Its result.
+/// The result of a query.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct QueryResponse {
     columns: Vec<Column>,
-    /// A value a column; bytes as hexadecimal text, times as ISO 8601.
+    /// One array for each row with a value for each column. Bytes are hexadecimal text, times are
+    /// ISO 8601.
     #[schema(value_type = Vec<Vec<Object>>)]
     rows: Box<RawValue>,
-    /// Whether there are more rows than are shown (sql.max_rows, and 16 MiB).
+    /// Whether there are more rows than shown, because of sql.max_rows or the limit of 16 MiB.
     truncated: bool,
     seconds: f64,
 }
 
+/// A column of a result.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 struct Column {
     name: String,
-    /// Arrow's name of it.
+    /// Arrow's name of the type.
     #[serde(rename = "type")]
     kind: String,
 }
 
-/// What a client asks for that wants Arrow's stream and not JSON.
+/// The accepted content type of a client that wants Arrow's stream and not JSON.
 const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
-/// Says of such an answer that there are more rows.
+/// Header of such an answer that tells whether there are more rows.
 const TRUNCATED: &str = "x-truncated";
 
-/// Runs a query that reads. With `Accept: application/vnd.apache.arrow.stream` the answer is Arrow's, of 64 MiB at most.
-#[utoipa::path(post, path = "/v1/sql", request_body = QueryRequest, responses((status = OK, body = QueryResponse), (status = "default", body = Problem)), tag = "sql")]
+/// Runs a query that only reads. With `Accept: application/vnd.apache.arrow.stream` the answer is
+/// an Arrow stream of at most 64 MiB.
+#[utoipa::path(
+    post,
+    path = "/v1/sql",
+    request_body = QueryRequest,
+    responses((status = OK, body = QueryResponse), (status = "default", body = Problem)),
+    tag = "sql",
+)]
 pub(super) async fn sql(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
@@ -110,7 +120,7 @@ fn columns_of(schema: &Schema) -> Vec<Column> {
     schema.fields().iter().map(column).collect()
 }
 
-/// Rows with brackets around them.
+/// Puts brackets around rows.
 fn json_array(mut rows: Vec<u8>) -> Result<String, Problem> {
     rows.insert(0, b'[');
     rows.push(b']');
@@ -126,37 +136,39 @@ fn stream_of(answer: &QueryResult) -> Result<Vec<u8>, ArrowError> {
 pub(super) fn unknown_dataset(known: &[ServedDataset], name: &str) -> Problem {
     let known: Vec<&str> = known.iter().map(|dataset| dataset.name.as_str()).collect();
     Problem::not_found(format!(
-        "there is no dataset {name:?} here; there are: {}",
+        "there is no dataset {name:?}; existing datasets: {}",
         known.join(", ")
     ))
 }
 
-/// Batches of a result.
+/// A result in Arrow's format.
 pub(super) struct QueryResult {
     pub(super) schema: arrow::datatypes::SchemaRef,
     pub(super) batches: Vec<RecordBatch>,
     pub(super) truncated: bool,
 }
 
-/// Runs a query for at most so many rows, and 64 MiB of Arrow's arrays.
+/// Runs a query for at most `most_rows` rows and 64 MiB of Arrow's arrays. Also returns the seconds
+/// that it took.
 pub(super) async fn ask(
     shared: &Arc<Shared>,
     dataset: Option<ServedDataset>,
     sql: String,
     most_rows: u64,
 ) -> Result<(QueryResult, f64), Problem> {
-    let statement = Statement::new(sql, dataset.map(|dataset| dataset.path), Vec::new())?;
+    let statement = QueryStatement::new(sql, dataset.map(|dataset| dataset.path), Vec::new())?;
     within_limits(shared, found(shared, statement, most_rows)).await
 }
 
-/// Runs a query for at most so many rows, as JSON of about 16 MiB at most.
+/// Runs a query for at most `most_rows` rows and about 16 MiB of JSON. Also returns the seconds
+/// that it took.
 async fn ask_in_json(
     shared: &Arc<Shared>,
     dataset: Option<ServedDataset>,
     sql: String,
     most_rows: u64,
 ) -> Result<(JsonAnswer, f64), Problem> {
-    let statement = Statement::new(sql, dataset.map(|dataset| dataset.path), Vec::new())?;
+    let statement = QueryStatement::new(sql, dataset.map(|dataset| dataset.path), Vec::new())?;
     let asking =
         async { Ok(shared.queries.ask_in_json(statement, most_rows, MOST_JSON_BYTES).await?) };
     within_limits(shared, asking).await
@@ -174,21 +186,23 @@ pub(super) async fn rows_of(
         .await
 }
 
-/// Waits for a turn, and then for a query. One that nobody waits for any more, or that takes too long, is ended: it runs in a
-/// process of its own, which goes with `asking`. Returns the seconds that it took.
+/// Waits for a turn, and then for a query. Ends a query that takes too long or that nobody waits
+/// for any more: it runs in a process of its own, which ends when `asking` is dropped. Returns the
+/// seconds that it took.
 async fn within_limits<T>(
     shared: &Arc<Shared>,
     asking: impl Future<Output = Result<T, Problem>>,
 ) -> Result<(T, f64), Problem> {
     let limit = Duration::from_secs(shared.current().config.sql.max_seconds);
     let deadline = tokio::time::Instant::now() + limit;
-    // A page of thumbnails asks more at once than may run; each is short. What is waited here is gone from the limit, but half of it.
+    // A page of thumbnails sends more short queries at once than may run. Waiting counts towards
+    // the limit, but takes at most half of it.
     let slot = Arc::clone(&shared.query_slots).acquire_owned();
     let slot = tokio::time::timeout(WAITS_FOR_A_TURN.min(limit / 2), slot).await;
     let _slot = slot.ok().and_then(Result::ok).ok_or_else(|| {
         Problem::busy(
             StatusCode::TOO_MANY_REQUESTS,
-            "as many queries run as may at once (sql.concurrent): try again",
+            "the limit of concurrent queries (sql.concurrent) is reached; try again",
         )
     })?;
     let began = Instant::now();
@@ -196,7 +210,7 @@ async fn within_limits<T>(
         Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             format!(
-                "the query was ended after {} seconds (sql.max_seconds): ask for less",
+                "the query was ended after {} seconds (sql.max_seconds); narrow the query",
                 limit.as_secs()
             ),
         )
@@ -205,10 +219,10 @@ async fn within_limits<T>(
     Ok((answer?, began.elapsed().as_secs_f64()))
 }
 
-/// The rows of a query, as many as are wanted.
+/// Collects the rows of a query up to the limits.
 async fn found(
     shared: &Shared,
-    statement: Statement,
+    statement: QueryStatement,
     most_rows: u64,
 ) -> Result<QueryResult, Problem> {
     let mut answer = shared.queries.ask(statement).await?;

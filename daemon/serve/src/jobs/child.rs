@@ -20,13 +20,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::confinement::{Confinement, VARIABLE};
 
 use super::log::JobLog;
-use super::machine::End;
-use super::{Handle, paths};
+use super::machine::JobOutcome;
+use super::{RunningJob, paths};
 
 /// Interval between two checks of whether the child has ended or should end.
-const LOOKS_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a child of an earlier service has to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes of a query's messages that are reported.
 const LONGEST_MESSAGE: u64 = 16 << 10;
 /// The binary of this process, even if another one was installed in its place meanwhile.
@@ -35,7 +35,7 @@ const THIS_BINARY: &str = "/proc/self/exe";
 const NOTE: &str = "process";
 
 /// Settings of a job's process.
-pub(super) struct Given<'a> {
+pub(super) struct ProcessSettings<'a> {
     /// The folder where its relative paths begin.
     pub(super) folder: PathBuf,
     pub(super) confinement: Confinement,
@@ -46,10 +46,10 @@ pub(super) struct Given<'a> {
 pub(super) fn run(
     job: &JobRecord,
     store: &Store,
-    handle: &Handle,
+    handle: &RunningJob,
     log: &JobLog,
-    given: &Given<'_>,
-) -> anyhow::Result<End> {
+    given: &ProcessSettings<'_>,
+) -> anyhow::Result<JobOutcome> {
     let folder = store.folder().join("jobs").join(job.id.to_string());
     let (from_child, to_log) = io::pipe().context("cannot create a pipe for the job's output")?;
     let args = paths::whole(job.kind, &job.args, store.folder());
@@ -85,7 +85,7 @@ pub(super) fn run(
             asked_to_stop = true;
             terminate(child.id(), Signal::TERM);
         }
-        std::thread::sleep(LOOKS_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     };
     // The reader ends when the child's end of the pipe is closed.
     let _ = reader.join();
@@ -100,12 +100,10 @@ pub(super) fn select(
     dataset: &Path,
     output: &Path,
     confinement: &Confinement,
-    handle: &Handle,
+    handle: &RunningJob,
 ) -> anyhow::Result<Option<()>> {
-    let mut messages = tempfile::tempfile().context(
-        "cannot create a file for the query's \
-         messages",
-    )?;
+    let mut messages =
+        tempfile::tempfile().context("cannot create a file for the query's messages")?;
     let mut child = Command::new(THIS_BINARY)
         .args(["select", "--unremembered", "--dataset"])
         .arg(dataset)
@@ -134,35 +132,36 @@ pub(super) fn select(
             child.wait().context("cannot wait for the query's process")?;
             return Ok(None);
         }
-        std::thread::sleep(LOOKS_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     };
     if status.success() {
         return Ok(Some(()));
     }
     let mut text = String::new();
     messages.rewind().context("cannot read the query's messages")?;
-    messages.take(LONGEST_MESSAGE).read_to_string(&mut text).context(
-        "cannot read the query's \
-         messages",
-    )?;
+    messages
+        .take(LONGEST_MESSAGE)
+        .read_to_string(&mut text)
+        .context("cannot read the query's messages")?;
     let text = text.trim();
     bail!("{}", if text.is_empty() { status.to_string() } else { text.to_owned() })
 }
 
-fn end(status: ExitStatus, asked_to_stop: bool, folder: &Path) -> End {
+fn end(status: ExitStatus, asked_to_stop: bool, folder: &Path) -> JobOutcome {
     match status.code() {
-        Some(0) => End::Done { note: None },
-        Some(code) if code == i32::from(Outcome::SourceUnreadable.code()) => End::Done {
+        Some(0) => JobOutcome::Done { note: None },
+        Some(code) if code == i32::from(Outcome::SourceUnreadable.code()) => JobOutcome::Done {
             note: Some("done, but a source could not be read to its end; see the log".into()),
         },
-        Some(code) if code == i32::from(Outcome::Stopped.code()) => End::Stopped,
+        Some(code) if code == i32::from(Outcome::Stopped.code()) => JobOutcome::Stopped,
         // A process that does not handle the signal leaves nothing half-written either: it starts
         // anew.
-        _ if asked_to_stop => End::Stopped,
-        Some(code) => End::Failed(format!("exit code {code}: {}", JobLog::tail(folder, 3))),
-        None => {
-            End::Failed(format!("its process was killed ({status}): {}", JobLog::tail(folder, 3)))
-        }
+        _ if asked_to_stop => JobOutcome::Stopped,
+        Some(code) => JobOutcome::Failed(format!("exit code {code}: {}", JobLog::tail(folder, 3))),
+        None => JobOutcome::Failed(format!(
+            "its process was killed ({status}): {}",
+            JobLog::tail(folder, 3)
+        )),
     }
 }
 
@@ -175,7 +174,7 @@ pub(super) fn end_of_earlier_service(folder: &Path) -> anyhow::Result<()> {
         .split_once(' ')
         .and_then(|(pid, began)| Some((pid.parse::<u32>().ok()?, began.parse::<u64>().ok()?)));
     if let Some((pid, then)) = known {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + END_TIMEOUT;
         let mut signal = Signal::TERM;
         // A process with the same number but another start time is a different one.
         while began(pid) == Some(then) {
@@ -183,7 +182,7 @@ pub(super) fn end_of_earlier_service(folder: &Path) -> anyhow::Result<()> {
             if Instant::now() > deadline {
                 signal = Signal::KILL;
             }
-            std::thread::sleep(LOOKS_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
     fs::remove_file(&note).or_else(not_there).map_err(SchemaError::io(&note))?;

@@ -10,8 +10,8 @@ use diptych_training::live::Live;
 use diptych_training::stop::StopRequest;
 use tokio::sync::broadcast;
 
-use super::machine::{self, JobEvent, Tries};
-use super::{Handle, Inner, LAG, Queue, QueueError};
+use super::machine::{self, JobEvent, RetryPolicy};
+use super::{CHANNEL_CAPACITY, Inner, Queue, QueueError, RunningJob};
 use crate::folders::Folders;
 
 /// The number of the command among the jobs. Numbers of stored jobs begin at 1.
@@ -40,7 +40,8 @@ impl Queue {
             // The job was running when its service was killed. Show what the next service will make
             // of it, without recording that.
             let step = job.step_at_start;
-            let tries = Tries { attempts: limits.attempts, retry_seconds: limits.retry_seconds };
+            let tries =
+                RetryPolicy { attempts: limits.attempts, retry_seconds: limits.retry_seconds };
             if matches!(job.state, JobState::Running | JobState::Pausing | JobState::Cancelling) {
                 let _ =
                     machine::apply(&mut job, JobEvent::Lost { step }, Milliseconds::now(), tries);
@@ -71,7 +72,7 @@ impl Queue {
             message: Some(format!("{words}, started by hand")),
         };
         inner.jobs.insert(COMMAND, job);
-        let handle = Handle { stop: StopRequest::default(), live, in_process: true, seen: 0 };
+        let handle = RunningJob { stop: StopRequest::default(), live, in_process: true, seen: 0 };
         inner.running.insert(COMMAND, handle);
         Ok(Arc::new(Self {
             store,
@@ -80,7 +81,7 @@ impl Queue {
             folders: Mutex::new(folders),
             inner: Mutex::new(inner),
             changed: Condvar::new(),
-            job_events: broadcast::channel(LAG).0,
+            job_events: broadcast::channel(CHANNEL_CAPACITY).0,
             run_events,
             command: Some(words),
         }))

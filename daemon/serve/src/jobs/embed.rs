@@ -15,8 +15,8 @@ use diptych_schemas::words::thousands;
 use diptych_schemas::{PairChoice, PathRole};
 use diptych_store::{JobKind, Store};
 
-use super::machine::End;
-use super::{Handle, child};
+use super::machine::JobOutcome;
+use super::{RunningJob, child};
 use crate::confinement::Confinement;
 use crate::folders::Folders;
 
@@ -27,8 +27,8 @@ pub(super) fn run(
     folder: &Path,
     folders: &Folders,
     store: &Store,
-    handle: &Handle,
-) -> anyhow::Result<End> {
+    handle: &RunningJob,
+) -> anyhow::Result<JobOutcome> {
     let EmbedArgs { model, dataset: DatasetArg { dataset }, pairs, output, format, batch_size } =
         args;
     let place = |role, path: &Path| folders.resolve(folder, path, role).map_err(|why| anyhow!(why));
@@ -50,7 +50,7 @@ pub(super) fn run(
     let selection = selection.map(|path| place(PathRole::Read, &path)).transpose()?;
     let choice = PairChoice { selection, condition };
     let Some(selection) = selected(&dataset, &choice, folders, handle)? else {
-        return Ok(End::Stopped);
+        return Ok(JobOutcome::Stopped);
     };
     let loaded = models::load(&model)?;
     let spec = EncodeSpec { batch_size: batch_size.max(1), threads: model.threads };
@@ -76,7 +76,7 @@ pub(super) fn run(
         };
         files::write(store, &request, &output)?;
     }
-    Ok(if embedded.stopped { End::Stopped } else { End::Done { note: Some(note) } })
+    Ok(if embedded.stopped { JobOutcome::Stopped } else { JobOutcome::Done { note: Some(note) } })
 }
 
 /// Returns the pairs that a job chooses. A condition from a client is computed by a process of its
@@ -85,14 +85,14 @@ fn selected(
     dataset: &Path,
     choice: &PairChoice,
     folders: &Folders,
-    handle: &Handle,
+    handle: &RunningJob,
 ) -> anyhow::Result<Option<Selection>> {
     if choice.condition.is_none() {
         return chosen_pairs(dataset, choice).map(Some);
     }
     let folder = tempfile::tempdir().context("cannot create a folder for the pairs of --where")?;
     let file = folder.path().join("pairs.parquet");
-    let confinement = Confinement::of_job(JobKind::Select, folders);
+    let confinement = Confinement::for_job(JobKind::Select, folders);
     if child::select(choice, dataset, &file, &confinement, handle).context("--where")?.is_none() {
         return Ok(None);
     }

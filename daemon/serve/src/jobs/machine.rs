@@ -18,7 +18,7 @@ pub(super) enum JobEvent {
         version: String,
         step: u64,
     },
-    Ended(End),
+    Ended(JobOutcome),
     Pause,
     Resume,
     Cancel,
@@ -32,7 +32,7 @@ pub(super) enum JobEvent {
 
 /// The outcome of a job's work.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum JobOutcome {
     Done {
         note: Option<String>,
     },
@@ -43,12 +43,12 @@ pub(super) enum End {
 
 /// The number of tries of a job, and the pause between them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tries {
+pub(super) struct RetryPolicy {
     pub(super) attempts: u32,
     pub(super) retry_seconds: u64,
 }
 
-impl Tries {
+impl RetryPolicy {
     /// Returns the milliseconds between the `attempt`-th try and the next.
     fn wait(self, attempt: u32) -> i64 {
         let factor = 4_u64.saturating_pow(attempt.saturating_sub(1));
@@ -73,7 +73,7 @@ pub(super) fn apply(
     job: &mut JobRecord,
     event: JobEvent,
     now: Milliseconds,
-    tries: Tries,
+    tries: RetryPolicy,
 ) -> Result<(), String> {
     use JobState::{Cancelled, Cancelling, Done, Failed, Paused, Pausing, Queued, Running};
     match (event, job.state) {
@@ -87,22 +87,22 @@ pub(super) fn apply(
             job.version = version;
             job.step_at_start = step;
         }
-        (JobEvent::Ended(End::Done { note }), Running | Pausing | Cancelling) => {
+        (JobEvent::Ended(JobOutcome::Done { note }), Running | Pausing | Cancelling) => {
             end(job, Done, note, now);
         }
-        (JobEvent::Ended(End::Stopped), Running) => {
+        (JobEvent::Ended(JobOutcome::Stopped), Running) => {
             // The service is shutting down. The next one continues the job.
             job.state = Queued;
             job.attempt = 0;
         }
-        (JobEvent::Ended(End::Stopped), Pausing) => job.state = Paused,
-        (JobEvent::Ended(End::Stopped), Cancelling) => end(job, Cancelled, None, now),
-        (JobEvent::Ended(End::Failed(message)), Running) => fail(job, message, now, tries),
-        (JobEvent::Ended(End::Failed(message)), Pausing) => {
+        (JobEvent::Ended(JobOutcome::Stopped), Pausing) => job.state = Paused,
+        (JobEvent::Ended(JobOutcome::Stopped), Cancelling) => end(job, Cancelled, None, now),
+        (JobEvent::Ended(JobOutcome::Failed(message)), Running) => fail(job, message, now, tries),
+        (JobEvent::Ended(JobOutcome::Failed(message)), Pausing) => {
             job.state = Paused;
             job.message = Some(message);
         }
-        (JobEvent::Ended(End::Failed(message)), Cancelling) => {
+        (JobEvent::Ended(JobOutcome::Failed(message)), Cancelling) => {
             end(job, Cancelled, Some(message), now);
         }
         (JobEvent::Lost { step }, Running) => {
@@ -142,7 +142,7 @@ fn end(job: &mut JobRecord, state: JobState, message: Option<String>, now: Milli
     job.ended = Some(now);
 }
 
-fn fail(job: &mut JobRecord, message: String, now: Milliseconds, tries: Tries) {
+fn fail(job: &mut JobRecord, message: String, now: Milliseconds, tries: RetryPolicy) {
     if job.attempt < tries.attempts {
         job.state = JobState::Queued;
         job.not_before = Some(Milliseconds(now.0 + tries.wait(job.attempt)));
@@ -175,7 +175,7 @@ mod tests {
     use diptych_store::JobKind;
     use proptest::prelude::*;
 
-    const TRIES: Tries = Tries { attempts: 3, retry_seconds: 30 };
+    const TRIES: RetryPolicy = RetryPolicy { attempts: 3, retry_seconds: 30 };
 
     #[test]
     fn a_clock_that_is_set_holds_no_job_for_longer_than_its_wait() {
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_failing_job_is_tried_again_later_and_later_and_then_has_failed() {
-        let failed = || JobEvent::Ended(End::Failed("no such file".into()));
+        let failed = || JobEvent::Ended(JobOutcome::Failed("no such file".into()));
         let first = after(&[start(), failed()]);
         assert_eq!((first.state, first.not_before), (JobState::Queued, Some(Milliseconds(31_000))));
         let second = after(&[start(), failed(), start(), failed()]);
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_of_a_running_job_holds_however_it_ends() {
-        for end in [End::Stopped, End::Failed("x".into())] {
+        for end in [JobOutcome::Stopped, JobOutcome::Failed("x".into())] {
             assert_eq!(
                 after(&[start(), JobEvent::Pause, JobEvent::Ended(end.clone())]).state,
                 JobState::Paused
@@ -287,7 +287,8 @@ mod tests {
         );
         // It finished before it received the request.
         assert_eq!(
-            after(&[start(), JobEvent::Cancel, JobEvent::Ended(End::Done { note: None })]).state,
+            after(&[start(), JobEvent::Cancel, JobEvent::Ended(JobOutcome::Done { note: None })])
+                .state,
             JobState::Done
         );
     }
@@ -295,9 +296,9 @@ mod tests {
     fn any_happening() -> impl Strategy<Value = JobEvent> {
         prop_oneof![
             Just(start()),
-            Just(JobEvent::Ended(End::Done { note: None })),
-            Just(JobEvent::Ended(End::Stopped)),
-            Just(JobEvent::Ended(End::Failed("x".into()))),
+            Just(JobEvent::Ended(JobOutcome::Done { note: None })),
+            Just(JobEvent::Ended(JobOutcome::Stopped)),
+            Just(JobEvent::Ended(JobOutcome::Failed("x".into()))),
             Just(JobEvent::Pause),
             Just(JobEvent::Resume),
             Just(JobEvent::Cancel),

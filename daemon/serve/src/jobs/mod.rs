@@ -36,16 +36,16 @@ use crate::folders::Folders;
 
 pub use command::OwningCommand;
 pub(crate) use log::{JobLog, Tee};
-use machine::{End, JobEvent, Tries};
-use paths::{Checked, CheckedCommand};
+use machine::{JobEvent, JobOutcome, RetryPolicy};
+use paths::{CheckedCommand, CheckedJob};
 pub(crate) use waiting::WaitsFor;
 
 /// Longest sleep of the scheduler.
-const LOOKS_EVERY: Duration = Duration::from_mins(1);
+const POLL_INTERVAL: Duration = Duration::from_mins(1);
 /// Most jobs that may wait.
 const MOST_WAITING: usize = 10_000;
 /// Transitions that a listener may lag behind.
-const LAG: usize = 1024;
+const CHANNEL_CAPACITY: usize = 1024;
 
 /// A request for a new job.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct Inner {
     jobs: BTreeMap<u64, JobRecord>,
-    running: HashMap<u64, Handle>,
+    running: HashMap<u64, RunningJob>,
     /// Whether jobs are being started.
     started: bool,
     leaving: bool,
@@ -106,7 +106,7 @@ struct Inner {
 
 /// Access to a running job from other threads.
 #[derive(Clone)]
-pub(super) struct Handle {
+pub(super) struct RunningJob {
     stop: StopRequest,
     live: Live,
     /// Whether it runs in this process, so that the watchdog covers it.
@@ -132,7 +132,7 @@ impl Queue {
             folders: Mutex::new(folders),
             inner: Mutex::new(Inner { jobs, ..Inner::default() }),
             changed: Condvar::new(),
-            job_events: broadcast::channel(LAG).0,
+            job_events: broadcast::channel(CHANNEL_CAPACITY).0,
             run_events: Live::channel(),
             command: None,
         };
@@ -187,7 +187,7 @@ impl Queue {
                     tracing::error!("cannot start job {id}: {error:#}");
                     inner = self
                         .changed
-                        .wait_timeout(inner, LOOKS_EVERY)
+                        .wait_timeout(inner, POLL_INTERVAL)
                         .unwrap_or_else(PoisonError::into_inner)
                         .0;
                 }
@@ -200,8 +200,8 @@ impl Queue {
                 .filter_map(|job| job.not_before);
             // Jobs whose time has come wait for a slot or for another job. A change wakes them.
             let due = due.filter(|time| *time > now).min();
-            let wait = due.map_or(LOOKS_EVERY, |due| {
-                Duration::from_millis((due.0 - now.0).max(1) as u64).min(LOOKS_EVERY)
+            let wait = due.map_or(POLL_INTERVAL, |due| {
+                Duration::from_millis((due.0 - now.0).max(1) as u64).min(POLL_INTERVAL)
             });
             inner =
                 self.changed.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0;
@@ -248,7 +248,7 @@ impl Queue {
             JobEvent::Start { version: env!("CARGO_PKG_VERSION").into(), step },
         )?;
         let in_process = matches!(job.kind, JobKind::Train | JobKind::Embed);
-        let handle = Handle {
+        let handle = RunningJob {
             stop: StopRequest::default(),
             live: Live::new(self.run_events.clone()),
             in_process,
@@ -264,14 +264,14 @@ impl Queue {
             self.happens(
                 inner,
                 id,
-                JobEvent::Ended(End::Failed(format!("cannot start its thread: {error}"))),
+                JobEvent::Ended(JobOutcome::Failed(format!("cannot start its thread: {error}"))),
             )?;
         }
         Ok(())
     }
 
     /// The body of a job's thread.
-    fn work(&self, job: &JobRecord, handle: &Handle) {
+    fn work(&self, job: &JobRecord, handle: &RunningJob) {
         tracing::info!("job {} ({}) starts, try {}", job.id, job.kind.as_str(), job.attempt);
         let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let log = JobLog::open(&self.log_folder(job.id))?;
@@ -281,34 +281,38 @@ impl Queue {
             let checked = paths::check(job.into(), self.store.folder(), &folders)
                 .map_err(anyhow::Error::msg)?;
             match checked {
-                Checked::Train(config) => log.collect(|| train::run(*config, &self.store, handle)),
-                Checked::Command(CheckedCommand { folder, command: Command::Embed(args) }) => {
+                CheckedJob::Train(config) => {
+                    log.collect(|| train::run(*config, &self.store, handle))
+                }
+                CheckedJob::Command(CheckedCommand { folder, command: Command::Embed(args) }) => {
                     log.collect(|| embed::run(args, &folder, &folders, &self.store, handle))
                 }
-                Checked::Command(CheckedCommand { folder, .. }) => {
-                    let confinement = Confinement::of_job(job.kind, &folders);
-                    let given = child::Given { folder, confinement, token: &self.token };
+                CheckedJob::Command(CheckedCommand { folder, .. }) => {
+                    let confinement = Confinement::for_job(job.kind, &folders);
+                    let given = child::ProcessSettings { folder, confinement, token: &self.token };
                     child::run(job, &self.store, handle, &log, &given)
                 }
             }
         }));
         let end = match worked {
             Ok(Ok(end)) => end,
-            Ok(Err(error)) => End::Failed(diptych_schemas::words::describe(&error)),
-            Err(_) => End::Failed(
+            Ok(Err(error)) => JobOutcome::Failed(diptych_schemas::words::describe(&error)),
+            Err(_) => JobOutcome::Failed(
                 "internal error, please report it; the service's log has the details".into(),
             ),
         };
         match &end {
-            End::Failed(message) => {
+            JobOutcome::Failed(message) => {
                 tracing::error!("job {} ({}) failed: {message}", job.id, job.kind.as_str());
             }
-            End::Stopped => tracing::info!(
+            JobOutcome::Stopped => tracing::info!(
                 "job {} ({}) stopped with everything saved",
                 job.id,
                 job.kind.as_str()
             ),
-            End::Done { .. } => tracing::info!("job {} ({}) is done", job.id, job.kind.as_str()),
+            JobOutcome::Done { .. } => {
+                tracing::info!("job {} ({}) is done", job.id, job.kind.as_str());
+            }
         }
         let mut inner = self.inner();
         if let Err(error) = self.happens(&mut inner, job.id, JobEvent::Ended(end)) {
@@ -549,8 +553,13 @@ impl Queue {
     ) -> Result<JobRecord, QueueError> {
         let mut job = inner.jobs.get(&id).cloned().ok_or(QueueError::Unknown(id))?;
         let JobsConfig { attempts, retry_seconds, .. } = *self.limits();
-        machine::apply(&mut job, event, Milliseconds::now(), Tries { attempts, retry_seconds })
-            .map_err(QueueError::State)?;
+        machine::apply(
+            &mut job,
+            event,
+            Milliseconds::now(),
+            RetryPolicy { attempts, retry_seconds },
+        )
+        .map_err(QueueError::State)?;
         self.keep(inner, job.clone())?;
         Ok(job)
     }

@@ -27,21 +27,21 @@ const MOST_SOURCES: usize = 1_000_000;
 
 /// A job as it was requested.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked<'a> {
+pub(super) struct RequestedJob<'a> {
     kind: JobKind,
     config: Option<&'a str>,
     args: &'a [String],
     folder: &'a Path,
 }
 
-impl<'a> From<&'a JobRequest> for Asked<'a> {
+impl<'a> From<&'a JobRequest> for RequestedJob<'a> {
     fn from(wanted: &'a JobRequest) -> Self {
         let JobRequest { kind, config, args, folder, .. } = wanted;
         Self { kind: *kind, config: config.as_deref(), args, folder }
     }
 }
 
-impl<'a> From<&'a JobRecord> for Asked<'a> {
+impl<'a> From<&'a JobRecord> for RequestedJob<'a> {
     fn from(job: &'a JobRecord) -> Self {
         let JobRecord { kind, config, args, folder, .. } = job;
         Self { kind: *kind, config: config.as_deref(), args, folder }
@@ -50,7 +50,7 @@ impl<'a> From<&'a JobRecord> for Asked<'a> {
 
 /// A job whose names have all been checked.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
-pub(super) enum Checked {
+pub(super) enum CheckedJob {
     /// A training whose paths are resolved.
     Train(Box<TrainConfig>),
     Command(CheckedCommand),
@@ -62,7 +62,7 @@ pub(super) struct CheckedCommand {
     pub(super) command: Command,
 }
 
-impl Checked {
+impl CheckedJob {
     /// Returns the name of the run that a training trains.
     pub(super) fn run(&self) -> Result<Option<RunName>, String> {
         let Self::Train(config) = self else { return Ok(None) };
@@ -71,7 +71,11 @@ impl Checked {
 }
 
 /// Checks a requested job.
-pub(super) fn check(asked: Asked<'_>, state: &Path, folders: &Folders) -> Result<Checked, String> {
+pub(super) fn check(
+    asked: RequestedJob<'_>,
+    state: &Path,
+    folders: &Folders,
+) -> Result<CheckedJob, String> {
     let folder = folders.resolve(asked.folder, Path::new("."), PathRole::Read)?;
     let (checked, suite) = if asked.kind == JobKind::Train {
         if !asked.args.is_empty() {
@@ -91,7 +95,7 @@ pub(super) fn check(asked: Asked<'_>, state: &Path, folders: &Folders) -> Result
             }
         }
         let suite = config.eval.suite.clone();
-        (Checked::Train(Box::new(config)), suite)
+        (CheckedJob::Train(Box::new(config)), suite)
     } else {
         if asked.config.is_some() {
             let kind = asked.kind.as_str();
@@ -100,7 +104,7 @@ pub(super) fn check(asked: Asked<'_>, state: &Path, folders: &Folders) -> Result
         let command = command(asked.kind, asked.args, state)?;
         let names = Names { folder: &folder, folders };
         let suite = names.check(&command)?;
-        (Checked::Command(CheckedCommand { folder, command }), suite)
+        (CheckedJob::Command(CheckedCommand { folder, command }), suite)
     };
     // A suite names files of its own, which are checked as if the request named them.
     if let Some(suite) = suite {

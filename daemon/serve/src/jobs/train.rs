@@ -5,12 +5,16 @@ use diptych_schemas::outcome::Outcome;
 use diptych_store::Store;
 use diptych_training::{Options, RunContext, train};
 
-use super::Handle;
-use super::machine::End;
+use super::RunningJob;
+use super::machine::JobOutcome;
 
 /// Runs a training whose paths have been checked. Its state folder is the service's, whatever the
 /// configuration says.
-pub(super) fn run(mut config: TrainConfig, store: &Store, handle: &Handle) -> anyhow::Result<End> {
+pub(super) fn run(
+    mut config: TrainConfig,
+    store: &Store,
+    handle: &RunningJob,
+) -> anyhow::Result<JobOutcome> {
     store.folder().clone_into(&mut config.state);
     let context = RunContext {
         stop: handle.stop.clone(),
@@ -18,9 +22,9 @@ pub(super) fn run(mut config: TrainConfig, store: &Store, handle: &Handle) -> an
         live: handle.live.clone(),
     };
     Ok(match train(&config, Options { stop_after: None, log_progress: true }, &context)? {
-        Outcome::Stopped => End::Stopped,
+        Outcome::Stopped => JobOutcome::Stopped,
         Outcome::Done | Outcome::SourceUnreadable | Outcome::ProblemsFound => {
-            End::Done { note: None }
+            JobOutcome::Done { note: None }
         }
     })
 }

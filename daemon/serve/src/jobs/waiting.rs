@@ -82,7 +82,7 @@ mod tests {
     use diptych_training::live::Live;
     use diptych_training::stop::StopRequest;
 
-    use super::super::Handle;
+    use super::super::RunningJob;
     use super::*;
 
     fn job(id: u64, state: JobState, after: &[u64]) -> JobRecord {
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(why(&inner, &waiting).unwrap(), "its turn comes next");
         inner.jobs.insert(1, job(1, JobState::Running, &[]));
         let (stop, live) = (StopRequest::default(), Live::default());
-        inner.running.insert(1, Handle { stop, live, in_process: true, seen: 0 });
+        inner.running.insert(1, RunningJob { stop, live, in_process: true, seen: 0 });
         assert_eq!(why(&inner, &waiting).unwrap(), "until job 1 ends (jobs.model_slots = 1)");
         let later = JobRecord { not_before: Some(Milliseconds(11)), ..waiting.clone() };
         assert_eq!(why(&inner, &later).unwrap(), "until its next try");

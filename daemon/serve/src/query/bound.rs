@@ -1,11 +1,12 @@
-//! Values for the parameters of a prepared statement: batches whose columns are the parameters, and a row a run.
+//! Values for the parameters of a prepared statement: batches in which each column is a parameter
+//! and each row a run.
 
 use arrow::array::{ArrayRef, RecordBatch};
 use datafusion::common::ScalarValue;
 
 use super::protocol::{Failure, FailureKind};
 
-/// The values of each run. A statement to which nothing was bound runs once.
+/// Returns the values of each run. A statement without bound values runs once.
 pub(super) fn runs(
     bound: &[RecordBatch],
 ) -> impl Iterator<Item = Result<Vec<ScalarValue>, Failure>> + Send + '_ {
@@ -19,7 +20,7 @@ pub(super) fn runs(
 
 fn value(column: &ArrayRef, row: usize) -> Result<ScalarValue, Failure> {
     ScalarValue::try_from_array(column, row).map_err(|error| {
-        let message = format!("a value that was bound cannot be used: {error}");
+        let message = format!("cannot use a bound value: {error}");
         Failure::new(FailureKind::Statement, message)
     })
 }

@@ -1,8 +1,10 @@
-//! Queries of clients, each computed by a process of its own that can be lost: [`worker`] says why. This side starts the processes, hands
-//! over what the service owns, and ends a process whose query is not waited for any more: by the limit on time, by a client that
-//! cancels or leaves. Dropping an [`Answer`] does that.
+//! Queries of clients, each computed by a process of its own that can be lost; [`worker`] says why.
+//! This side starts the processes and serves the service's own tables to them. It ends a process
+//! whose query nobody waits for any more: at the time limit, or if the client cancels or leaves.
+//! Dropping an [`AnswerRows`] does that.
 //!
-//! A process that answered well is asked again: starting one takes as long as a short query ([`KEPT_READY`]).
+//! A process that answered well is used again, since starting one takes as long as a short query
+//! ([`KEPT_READY`]).
 
 mod bound;
 mod json;
@@ -22,65 +24,65 @@ use arrow::datatypes::SchemaRef;
 use diptych_embeddings::nearest::Models;
 use diptych_store::Store;
 
-use owner::Owned;
+use owner::OwnedReads;
 use process::Worker;
 use protocol::{Decoder, FromWorker, ToWorker, bound_body, schema_of};
 
 pub(crate) use owner::Read;
 pub(crate) use process::{Allowance, Program};
-pub(crate) use protocol::{Failure, FailureKind, Question, bytes_of};
+pub(crate) use protocol::{Failure, FailureKind, QueryStatement, bytes_of};
 pub(crate) use remote::RowsRequest;
 pub use remote::{AskOwner, OwnerAnswer, answer_of, tables_of_owner};
 pub use worker::run as run_worker;
 
-/// Processes that wait for a question.
+/// Most idle processes that are kept for further queries.
 const KEPT_READY: usize = 2;
 
-/// The processes for queries, and what they may ask for.
+/// The processes for queries, and everything that they may ask for.
 pub(crate) struct Queries {
     store: Store,
     models: Models,
     program: Program,
-    /// What holds for workers now.
+    /// Returns the limits that currently apply to workers.
     allowance: Arc<dyn Fn() -> Allowance + Send + Sync>,
     ready: Mutex<Vec<Worker>>,
 }
 
-/// What the rows of a statement will be like, and what is left open in it.
-pub(crate) struct Described {
+/// The schemas of a statement's rows and of its parameters.
+pub(crate) struct StatementSchemas {
     pub(crate) rows: SchemaRef,
     pub(crate) parameters: SchemaRef,
 }
 
-/// The rows of a query, as they come. To drop it before its end ends the query.
-pub(crate) struct Answer {
+/// The rows of a query, as they arrive. Dropping it early ends the query.
+pub(crate) struct AnswerRows {
     schema: SchemaRef,
     decoder: Decoder,
-    /// Decoded, and not taken yet.
+    /// Decoded batches that were not taken yet.
     waiting: std::vec::IntoIter<RecordBatch>,
-    asking: Option<Asking>,
+    asking: Option<ActiveQuery>,
 }
 
 /// The rows of a query as JSON.
 pub(crate) struct JsonAnswer {
     pub(crate) schema: SchemaRef,
-    /// An array for each row, which has a value for each column, separated by commas.
+    /// One array for each row with a value for each column, separated by commas.
     pub(crate) rows: Vec<u8>,
     /// Whether there are more rows.
     pub(crate) truncated: bool,
 }
 
-/// A worker with a question.
-struct Asking {
+/// A worker that is answering a query.
+struct ActiveQuery {
     worker: Worker,
-    owned: Owned,
+    owned: OwnedReads,
     queries: Arc<Queries>,
 }
 
-/// What comes next of an answer.
-enum Next {
+/// The next part of an answer.
+enum AnswerPart {
     Frame(FromWorker, Vec<u8>),
-    /// It is complete.
+    /// The answer is complete.
     Done,
 }
 
@@ -94,16 +96,19 @@ impl Queries {
         Self { store, models, program, allowance, ready: Mutex::default() }
     }
 
-    /// Runs a statement. Returns when it is known what its rows are like.
-    pub(crate) async fn ask(self: &Arc<Self>, question: Question) -> Result<Answer, Failure> {
+    /// Runs a statement. Returns once the schema of its rows is known.
+    pub(crate) async fn ask(
+        self: &Arc<Self>,
+        question: QueryStatement,
+    ) -> Result<AnswerRows, Failure> {
         let mut asking = self.begin(question, ToWorker::Answer).await?;
         match asking.next().await {
-            Ok(Next::Frame(FromWorker::Schema, body)) => {
+            Ok(AnswerPart::Frame(FromWorker::Schema, body)) => {
                 let (schema, decoder) = schema_of(body)?;
                 let waiting = Vec::new().into_iter();
-                Ok(Answer { schema, decoder, waiting, asking: Some(asking) })
+                Ok(AnswerRows { schema, decoder, waiting, asking: Some(asking) })
             }
-            Ok(_) => Err(Failure::internal("a query has no schema")),
+            Ok(_) => Err(Failure::internal("a query returned no schema")),
             Err(failure) => {
                 asking.end();
                 Err(failure)
@@ -111,10 +116,11 @@ impl Queries {
         }
     }
 
-    /// Runs a statement for at most so many rows, and so many bytes of JSON beside the last rows.
+    /// Runs a statement for at most `most_rows` rows. Stops after `most_bytes` of JSON, which the
+    /// last rows may exceed.
     pub(crate) async fn ask_in_json(
         self: &Arc<Self>,
-        question: Question,
+        question: QueryStatement,
         most_rows: u64,
         most_bytes: usize,
     ) -> Result<JsonAnswer, Failure> {
@@ -123,21 +129,25 @@ impl Queries {
         let (mut schema, mut rows, mut truncated) = (None, Vec::new(), false);
         loop {
             match asking.next().await {
-                Ok(Next::Frame(FromWorker::Schema, body)) => schema = Some(schema_of(body)?.0),
-                Ok(Next::Frame(FromWorker::JsonRows { truncated: more }, body)) => {
+                Ok(AnswerPart::Frame(FromWorker::Schema, body)) => {
+                    schema = Some(schema_of(body)?.0);
+                }
+                Ok(AnswerPart::Frame(FromWorker::JsonRows { truncated: more }, body)) => {
                     truncated = more;
                     if !rows.is_empty() && !body.is_empty() {
                         rows.push(b',');
                     }
                     rows.extend(body);
                     if rows.len() > most_bytes {
-                        // Whether that was all is not waited for: dropping the process ends it.
+                        // Do not wait for the end: dropping the process ends it.
                         truncated = true;
                         break;
                     }
                 }
-                Ok(Next::Frame(..)) => return Err(Failure::internal("JSON was asked for")),
-                Ok(Next::Done) => {
+                Ok(AnswerPart::Frame(..)) => {
+                    return Err(Failure::internal("a query returned something other than JSON"));
+                }
+                Ok(AnswerPart::Done) => {
                     asking.end();
                     break;
                 }
@@ -147,25 +157,27 @@ impl Queries {
                 }
             }
         }
-        let schema = schema.ok_or_else(|| Failure::internal("a query has no schema"))?;
+        let schema = schema.ok_or_else(|| Failure::internal("a query returned no schema"))?;
         Ok(JsonAnswer { schema, rows, truncated })
     }
 
-    /// Understands a statement, with the values of its first run where some were bound.
+    /// Plans a statement, with the values of its first run if values are bound.
     pub(crate) async fn describe(
         self: &Arc<Self>,
-        question: Question,
-    ) -> Result<Described, Failure> {
+        question: QueryStatement,
+    ) -> Result<StatementSchemas, Failure> {
         let mut asking = self.begin(question, ToWorker::Describe).await?;
         let (mut rows, mut parameters) = (None, None);
         loop {
             match asking.next().await {
-                Ok(Next::Frame(FromWorker::Parameters, body)) => {
+                Ok(AnswerPart::Frame(FromWorker::Parameters, body)) => {
                     parameters = Some(schema_of(body)?.0);
                 }
-                Ok(Next::Frame(FromWorker::Schema, body)) => rows = Some(schema_of(body)?.0),
-                Ok(Next::Frame(..)) => return Err(Failure::internal("rows were not asked for")),
-                Ok(Next::Done) => break,
+                Ok(AnswerPart::Frame(FromWorker::Schema, body)) => rows = Some(schema_of(body)?.0),
+                Ok(AnswerPart::Frame(..)) => {
+                    return Err(Failure::internal("a description returned rows"));
+                }
+                Ok(AnswerPart::Done) => break,
                 Err(failure) => {
                     asking.end();
                     return Err(failure);
@@ -174,16 +186,16 @@ impl Queries {
         }
         asking.end();
         match (rows, parameters) {
-            (Some(rows), Some(parameters)) => Ok(Described { rows, parameters }),
-            _ => Err(Failure::internal("a statement was not described")),
+            (Some(rows), Some(parameters)) => Ok(StatementSchemas { rows, parameters }),
+            _ => Err(Failure::internal("a statement was not described completely")),
         }
     }
 
     async fn begin(
         self: &Arc<Self>,
-        mut question: Question,
-        ask: impl Fn(Question) -> ToWorker,
-    ) -> Result<Asking, Failure> {
+        mut question: QueryStatement,
+        ask: impl Fn(QueryStatement) -> ToWorker,
+    ) -> Result<ActiveQuery, Failure> {
         let body = bound_body(&std::mem::take(&mut question.bound))?;
         let allowance = (self.allowance)();
         let mut worker = match self.take_ready(&allowance) {
@@ -191,18 +203,18 @@ impl Queries {
             None => self.program.start(allowance).await?,
         };
         worker.send(&ask(question), &body).await?;
-        let owned = Owned::new(self.store.clone(), self.models.clone());
-        Ok(Asking { worker, owned, queries: Arc::clone(self) })
+        let owned = OwnedReads::new(self.store.clone(), self.models.clone());
+        Ok(ActiveQuery { worker, owned, queries: Arc::clone(self) })
     }
 
-    /// Starts a process for the first question. One that cannot be started is complained about when there is a question.
+    /// Starts a process for the first query. If that fails, the first query reports it.
     pub(crate) async fn make_ready(&self) {
         if let Ok(worker) = self.program.start((self.allowance)()).await {
             self.keep_ready(worker);
         }
     }
 
-    /// Takes a process that waits, of the allowance that holds now.
+    /// Takes an idle process with the current limits.
     fn take_ready(&self, allowance: &Allowance) -> Option<Worker> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         ready.retain_mut(|worker| worker.allowance == *allowance && worker.lives());
@@ -217,18 +229,18 @@ impl Queries {
     }
 }
 
-impl Asking {
-    /// The next frame that is part of the answer; reads of what the service owns are answered on the way.
-    async fn next(&mut self) -> Result<Next, Failure> {
+impl ActiveQuery {
+    /// Returns the next frame of the answer. Serves reads of the service's own tables on the way.
+    async fn next(&mut self) -> Result<AnswerPart, Failure> {
         loop {
-            let (said, body) = self.worker.receive().await?;
-            match said {
+            let (message, body) = self.worker.receive().await?;
+            match message {
                 FromWorker::Read { .. } | FromWorker::More { .. } | FromWorker::Close { .. } => {
-                    self.owned.obey(said, &mut self.worker).await?;
+                    self.owned.serve(message, &mut self.worker).await?;
                 }
                 FromWorker::Done { again } => {
                     self.worker.fit = again;
-                    return Ok(Next::Done);
+                    return Ok(AnswerPart::Done);
                 }
                 FromWorker::Failed { failure, again } => {
                     self.worker.fit = again;
@@ -238,13 +250,13 @@ impl Asking {
                 | FromWorker::Schema
                 | FromWorker::Rows
                 | FromWorker::JsonRows { .. } => {
-                    return Ok(Next::Frame(said, body));
+                    return Ok(AnswerPart::Frame(message, body));
                 }
             }
         }
     }
 
-    /// Keeps the process for the next question, where it is fit for one.
+    /// Keeps the process for another query if it is fit for one.
     fn end(self) {
         if self.worker.fit {
             self.queries.keep_ready(self.worker);
@@ -252,12 +264,12 @@ impl Asking {
     }
 }
 
-impl Answer {
+impl AnswerRows {
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// The next rows, or none at the end.
+    /// Returns the next rows, or `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, Failure> {
         loop {
             if let Some(batch) = self.waiting.next() {
@@ -265,11 +277,13 @@ impl Answer {
             }
             let Some(asking) = &mut self.asking else { return Ok(None) };
             match asking.next().await {
-                Ok(Next::Frame(FromWorker::Rows, body)) => {
+                Ok(AnswerPart::Frame(FromWorker::Rows, body)) => {
                     self.waiting = self.decoder.decode(body)?.into_iter();
                 }
-                Ok(Next::Frame(..)) => return Err(Failure::internal("a query has two schemas")),
-                Ok(Next::Done) => self.end(),
+                Ok(AnswerPart::Frame(..)) => {
+                    return Err(Failure::internal("a query returned two schemas"));
+                }
+                Ok(AnswerPart::Done) => self.end(),
                 Err(failure) => {
                     self.end();
                     return Err(failure);

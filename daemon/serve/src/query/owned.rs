@@ -1,4 +1,5 @@
-//! The tables that the service owns, as the process of a query reads them: it asks for one batch after the other.
+//! The tables that the service owns, as read by the process of a query. It requests one batch after
+//! the other.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,7 +23,7 @@ use tokio::sync::mpsc;
 
 use super::protocol::{Decoder, FromWorker, OwnedRead, received, write};
 
-/// Rows of a read, or their end.
+/// Rows of a read, or its end.
 type Reply = Result<Option<Vec<u8>>, String>;
 
 /// The worker's end of the socket.
@@ -38,16 +39,17 @@ impl Link {
         Self { socket: Mutex::new(socket), reads: Mutex::default(), next: AtomicU32::new(0) }
     }
 
-    /// Blocks while the service takes nothing, which is what a client that reads slowly asks for.
-    pub(super) fn send(&self, said: &FromWorker, body: &[u8]) -> io::Result<()> {
-        write(&mut *self.socket.lock().unwrap_or_else(PoisonError::into_inner), said, body)
+    /// Sends a message. Blocks while the service does not read, which is how a slow client slows
+    /// down its query.
+    pub(super) fn send(&self, message: &FromWorker, body: &[u8]) -> io::Result<()> {
+        write(&mut *self.socket.lock().unwrap_or_else(PoisonError::into_inner), message, body)
     }
 
-    /// Hands on what the service says about a read. There is one reply to each request.
+    /// Passes on the service's reply to a read. There is one reply for each request.
     pub(super) fn reply(&self, read: u32, reply: Reply) {
         let reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = reads.get(&read) {
-            // One that is not waited for any more is closed at this moment.
+            // If nobody waits for it any more, the read is being closed.
             let _ = sender.send(reply);
         }
     }
@@ -61,30 +63,30 @@ impl Link {
             read,
             replies,
             decoder: Decoder::default(),
-            asked: true,
+            requested: true,
         };
         self.send(&FromWorker::Read { read, wanted, batch_rows }, &[])?;
         Ok(reading)
     }
 }
 
-/// A read that goes on.
+/// A read in progress.
 struct Reading {
     link: Arc<Link>,
     read: u32,
     replies: mpsc::UnboundedReceiver<Reply>,
     decoder: Decoder,
-    /// Whether the service knows that more is wanted.
-    asked: bool,
+    /// Whether the next batch has been requested.
+    requested: bool,
 }
 
 impl Reading {
     async fn next(&mut self) -> SqlResult<Option<RecordBatch>> {
         loop {
-            if !self.asked {
+            if !self.requested {
                 self.link.send(&FromWorker::More { read: self.read }, &[])?;
             }
-            self.asked = false;
+            self.requested = false;
             match self.replies.recv().await {
                 Some(Ok(Some(body))) => {
                     if let Some(batch) = self.decoder.decode(body)?.pop() {
@@ -101,7 +103,7 @@ impl Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         self.link.reads.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.read);
-        // Where the service is gone, so is this process in a moment.
+        // If the service is gone, this process ends in a moment too.
         let _ = self.link.send(&FromWorker::Close { read: self.read }, &[]);
     }
 }
@@ -153,13 +155,13 @@ fn plan(
     Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(part)], None, [], false, limit)?))
 }
 
-/// Tables of the store, read through the service.
+/// Returns a planner for tables of the store, which are read through the service.
 pub(super) fn plan_table_read(link: &Arc<Link>) -> PlanTableRead {
     let link = Arc::clone(link);
     Arc::new(move |read, limit| plan(&link, read.schema()?, OwnedRead::Table(read), limit))
 }
 
-/// `nearest`, answered by the service.
+/// Returns a planner for `nearest`, which the service answers.
 pub(super) fn plan_nearest(link: &Arc<Link>) -> PlanNearest {
     let link = Arc::clone(link);
     Arc::new(move |read, limit| plan(&link, read.schema()?, OwnedRead::Nearest(read), limit))

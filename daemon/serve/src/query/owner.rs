@@ -1,5 +1,6 @@
-//! What the service owns, read for the process of a query: one batch for each time that it asks. The process may be one that the
-//! service started, or a reader's own, which gets all batches as fast as it takes them.
+//! The service's own tables, read for the process of a query. A process that the service started
+//! gets one batch for each request. A reader's own process gets all batches as fast as it takes
+//! them.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,28 +18,28 @@ use super::protocol::{
     Encoder, Failure, FromWorker, OwnedRead, ToWorker, encoded, sent, sent_schema,
 };
 
-/// Batches of a read that wait for the query.
+/// Batches of a read that are prepared ahead.
 const BATCHES_AHEAD: usize = 2;
-/// Reads of one query at once. Honest queries join a few tables.
+/// Most simultaneous reads of one query. Honest queries join a few tables.
 const MOST_READS: usize = 256;
-/// Rows of a batch.
+/// Most rows of a batch.
 const MOST_ROWS: usize = 8192;
 
 /// The reads of one query.
-pub(super) struct Owned {
+pub(super) struct OwnedReads {
     store: Store,
     models: Models,
     reads: HashMap<u32, Read>,
 }
 
-/// A read that goes on.
+/// A read in progress.
 pub(crate) struct Read {
     encoder: Encoder,
     batches: mpsc::Receiver<Result<RecordBatch, String>>,
 }
 
 impl Read {
-    /// Begins to read, on a thread made for blocking. To drop it ends it at the next batch.
+    /// Starts to read, on a thread made for blocking. Dropping it ends the read at the next batch.
     pub(crate) fn begin(
         store: &Store,
         models: &Models,
@@ -54,7 +55,7 @@ impl Read {
         let (store, models) = (store.clone(), models.clone());
         let batch_rows = batch_rows.clamp(1, MOST_ROWS);
         tokio::task::spawn_blocking(move || {
-            // The other end is gone when the query has what it wants, or is ended.
+            // The receiver is gone once the query has enough rows or has ended.
             let mut give = |batch| sender.blocking_send(Ok(batch)).is_ok();
             let done: SqlResult<()> = match wanted {
                 OwnedRead::Table(read) => store.read_table(&read, batch_rows, &mut give),
@@ -74,18 +75,18 @@ impl Read {
         Ok(Self { encoder, batches })
     }
 
-    /// The body of a frame.
+    /// Encodes a batch as the body of a frame.
     fn encode(&mut self, batch: RecordBatch) -> Result<Vec<u8>, ArrowError> {
         self.encoder.encode(&sent(batch)?)
     }
 
-    /// All of it as frames, to its end or to the error.
+    /// Returns everything as frames, up to the end or an error.
     pub(crate) fn into_frames(self) -> impl Stream<Item = io::Result<Vec<u8>>> + Send + 'static {
         stream::unfold(Some(self), |reading| async move {
             let mut reading = reading?;
             let read = 0;
             let failed = |message| (ToWorker::ReadFailed { read, message }, Vec::new());
-            let (said, body) = match reading.batches.recv().await {
+            let (message, body) = match reading.batches.recv().await {
                 Some(Ok(batch)) => match reading.encode(batch) {
                     Ok(body) => (ToWorker::Rows { read }, body),
                     Err(error) => failed(error.to_string()),
@@ -93,24 +94,24 @@ impl Read {
                 Some(Err(message)) => failed(message),
                 None => (ToWorker::End { read }, Vec::new()),
             };
-            let goes_on = matches!(said, ToWorker::Rows { .. });
-            Some((encoded(&said, &body), goes_on.then_some(reading)))
+            let goes_on = matches!(message, ToWorker::Rows { .. });
+            Some((encoded(&message, &body), goes_on.then_some(reading)))
         })
     }
 }
 
-impl Owned {
+impl OwnedReads {
     pub(super) fn new(store: Store, models: Models) -> Self {
         Self { store, models, reads: HashMap::new() }
     }
 
-    /// Begins a read, goes on with it or ends it.
-    pub(super) async fn obey(
+    /// Starts, continues or ends a read.
+    pub(super) async fn serve(
         &mut self,
-        asked: FromWorker,
+        request: FromWorker,
         worker: &mut Worker,
     ) -> Result<(), Failure> {
-        match asked {
+        match request {
             FromWorker::Read { read, wanted, batch_rows } => {
                 if self.reads.len() >= MOST_READS {
                     let message = format!("the query reads more than {MOST_READS} tables at once");
@@ -118,18 +119,18 @@ impl Owned {
                 }
                 let begun = Read::begin(&self.store, &self.models, wanted, batch_rows)?;
                 self.reads.insert(read, begun);
-                self.go_on(read, worker).await
+                self.send_next(read, worker).await
             }
-            FromWorker::More { read } => self.go_on(read, worker).await,
+            FromWorker::More { read } => self.send_next(read, worker).await,
             FromWorker::Close { read } => {
                 self.reads.remove(&read);
                 Ok(())
             }
-            _ => Err(Failure::internal("a query asked for something that is not there")),
+            _ => Err(Failure::internal("a query sent an unexpected request")),
         }
     }
 
-    async fn go_on(&mut self, read: u32, worker: &mut Worker) -> Result<(), Failure> {
+    async fn send_next(&mut self, read: u32, worker: &mut Worker) -> Result<(), Failure> {
         let Some(reading) = self.reads.get_mut(&read) else {
             return worker.send(&ToWorker::End { read }, &[]).await;
         };

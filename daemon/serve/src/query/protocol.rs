@@ -1,6 +1,8 @@
-//! What the service and the process of a query say to each other: frames of a JSON header and Arrow's stream format as the body.
+//! The protocol between the service and the process of a query. A frame has a JSON header and a
+//! body in Arrow's stream format.
 //!
-//! A frame is the header's length and the body's (u32, little endian), the header, the body. Neither side believes a length.
+//! A frame consists of the lengths of header and body (u32, little endian), the header, and the
+//! body. Neither side trusts these lengths.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -19,30 +21,31 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Bytes of a statement's text: lists of uids are long.
+/// Most bytes of a statement's text: lists of uids are long.
 const LONGEST_SQL: usize = 1 << 20;
-/// Bytes of a header: a statement is the longest part of one.
+/// Most bytes of a header, whose longest part is a statement.
 const LARGEST_HEADER: u32 = 4 << 20;
-/// Bytes of a body. What a worker sends is cut into smaller pieces, unless one row is as large.
+/// Most bytes of a body. Workers split results into smaller pieces, unless a single row is this
+/// large.
 pub(super) const LARGEST_BODY: u32 = 96 << 20;
-/// Bytes of an error's text.
+/// Most bytes of an error's text.
 const LONGEST_MESSAGE: usize = 8 << 10;
-/// Bytes that a piece of a result should have.
+/// Approximate bytes of a piece of a result.
 pub(super) const PIECE: usize = 4 << 20;
 
-/// One statement, and what it is asked of.
+/// A statement, its dataset and its parameters.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Question {
+pub(crate) struct QueryStatement {
     pub(super) sql: String,
     /// The folder of the dataset.
     pub(super) dataset: Option<PathBuf>,
-    /// Values for its parameters, a row for each run; they travel in the body.
+    /// Values for its parameters, one row for each run. They are sent in the body.
     #[serde(skip)]
     pub(super) bound: Vec<RecordBatch>,
 }
 
-impl Question {
-    /// Refuses a statement that is too long.
+impl QueryStatement {
+    /// Returns an error for a statement that is too long.
     pub(crate) fn new(
         sql: String,
         dataset: Option<PathBuf>,
@@ -50,48 +53,49 @@ impl Question {
     ) -> Result<Self, Failure> {
         if sql.len() > LONGEST_SQL {
             let message =
-                format!("a statement may have {} MiB, this one has more", LONGEST_SQL >> 20);
+                format!("the statement is longer than the limit of {} MiB", LONGEST_SQL >> 20);
             return Err(Failure::new(FailureKind::Statement, message));
         }
         Ok(Self { sql, dataset, bound })
     }
 }
 
-/// What a query reads that the service owns.
+/// A query's read of a table that the service owns.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum OwnedRead {
     Table(TableRead),
     Nearest(NearestRead),
 }
 
-/// What a worker may use.
+/// The limits of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Limits {
-    /// Bytes for joins, sorts and aggregates. Those for everything else come on top.
+    /// Bytes for joins, sorts and aggregates. Everything else has memory of its own.
     pub(super) memory: usize,
-    /// Where sorts and aggregates go when that is full, and for how many bytes.
+    /// The folder to which sorts and aggregates go beyond that, and the bytes for it.
     pub(super) spill: PathBuf,
     pub(super) spill_bytes: u64,
 }
 
+/// A message from the service to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToWorker {
-    /// First of all.
+    /// The first message.
     Limits(Limits),
-    /// Body: the bound values, if any.
-    Answer(Question),
-    /// As above, with at most so many rows, as JSON.
+    /// Asks for a result as Arrow batches. Body: the bound values, if any.
+    Answer(QueryStatement),
+    /// Asks for a result as JSON, with at most this many rows. Body: none.
     AnswerInJson {
-        question: Question,
+        question: QueryStatement,
         most_rows: u64,
     },
-    /// What rows and parameters the statement has. Body: as above.
-    Describe(Question),
+    /// Asks for the schemas of a statement's rows and parameters. Body: the bound values, if any.
+    Describe(QueryStatement),
     /// The next rows of a read.
     Rows {
         read: u32,
     },
-    /// There are no more.
+    /// The end of a read.
     End {
         read: u32,
     },
@@ -101,19 +105,20 @@ pub(super) enum ToWorker {
     },
 }
 
+/// A message from a worker to the service.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromWorker {
-    /// Begin to read, and send the first rows.
+    /// Starts a read and asks for its first rows.
     Read {
         read: u32,
         wanted: OwnedRead,
         batch_rows: usize,
     },
-    /// The rows were taken: send the next.
+    /// Asks for the next rows of a read.
     More {
         read: u32,
     },
-    /// No more of them are wanted.
+    /// Ends a read.
     Close {
         read: u32,
     },
@@ -121,13 +126,14 @@ pub(super) enum FromWorker {
     Parameters,
     /// Body: the schema of the result.
     Schema,
-    /// Body: more of the result.
+    /// Body: more rows of the result.
     Rows,
-    /// Body: more of the result as JSON arrays, separated by commas. `truncated`: there are more rows, which were not wanted.
+    /// Body: more rows of the result as JSON arrays, separated by commas. `truncated` means that
+    /// there are rows beyond the limit.
     JsonRows {
         truncated: bool,
     },
-    /// The answer is complete. `again`: whether the process is fit for another question.
+    /// The answer is complete. `again`: whether the process is fit for another query.
     Done {
         again: bool,
     },
@@ -137,7 +143,7 @@ pub(super) enum FromWorker {
     },
 }
 
-/// Why there is no answer.
+/// The reason why a query has no answer.
 #[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct Failure {
@@ -147,24 +153,24 @@ pub(crate) struct Failure {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FailureKind {
-    /// The statement cannot be understood, or is not allowed.
+    /// The statement is invalid or not allowed.
     Statement,
     /// Its result cannot be computed.
     Run,
-    /// It needs more memory than it may have.
+    /// It needs more memory than it may use.
     Memory,
     /// A file of the dataset is damaged.
     Damaged,
     /// The dataset or the tables cannot be read.
     Session,
-    /// A bug.
+    /// There is a bug.
     Internal,
 }
 
 impl Failure {
     pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         let mut message = message.into();
-        // Errors of functions quote their arguments.
+        // Errors of functions quote their arguments, which may be long.
         if message.len() > LONGEST_MESSAGE {
             message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
             message.push('…');
@@ -202,12 +208,12 @@ impl From<ArrowError> for Failure {
     }
 }
 
-/// A frame.
+/// Encodes a frame.
 pub(super) fn encoded(header: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
     let header = serde_json::to_vec(header)?;
     let lengths = [header.len(), body.len()].map(u32::try_from);
     let [Ok(of_header), Ok(of_body)] = lengths else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a frame of more than 4 GiB"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a frame is larger than 4 GiB"));
     };
     let mut frame = Vec::with_capacity(8 + header.len() + body.len());
     frame.extend(of_header.to_le_bytes());
@@ -217,25 +223,25 @@ pub(super) fn encoded(header: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8
     Ok(frame)
 }
 
-/// The lengths of a header and a body.
+/// Decodes and checks the lengths of a header and a body.
 fn lengths(start: [u8; 8]) -> io::Result<(usize, usize)> {
     let [a, b, c, d, e, f, g, h] = start;
     let (header, body) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
     if header > LARGEST_HEADER || body > LARGEST_BODY {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("a frame of {header} and {body} bytes"),
+            format!("a frame with {header} and {body} bytes exceeds the limits"),
         ));
     }
     Ok((header as usize, body as usize))
 }
 
-/// Writes a frame as a whole.
+/// Writes a frame.
 pub(super) fn write(to: &mut impl Write, header: &impl Serialize, body: &[u8]) -> io::Result<()> {
     to.write_all(&encoded(header, body)?)
 }
 
-/// The next frame; none where the other side has closed.
+/// Reads the next frame. Returns `None` if the other side has closed.
 pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<(T, Vec<u8>)>> {
     let mut start = [0; 8];
     match from.read_exact(&mut start) {
@@ -249,7 +255,7 @@ pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Opti
     Ok(Some((serde_json::from_slice(&header)?, body)))
 }
 
-/// As [`write`], where waiting is to block no thread.
+/// Writes a frame like [`write`], without blocking a thread.
 pub(super) async fn send(
     to: &mut (impl AsyncWriteExt + Unpin),
     header: &impl Serialize,
@@ -258,7 +264,7 @@ pub(super) async fn send(
     to.write_all(&encoded(header, body)?).await
 }
 
-/// As [`read`], where waiting is to block no thread.
+/// Reads a frame like [`read`], without blocking a thread.
 pub(super) async fn receive<T: DeserializeOwned>(
     from: &mut (impl AsyncReadExt + Unpin),
 ) -> io::Result<Option<(T, Vec<u8>)>> {
@@ -274,11 +280,11 @@ pub(super) async fn receive<T: DeserializeOwned>(
     Ok(Some((serde_json::from_slice(&header)?, body)))
 }
 
-/// Takes frames out of bytes that come in any pieces.
+/// Splits bytes that arrive in arbitrary pieces into frames.
 #[derive(Default)]
 pub(super) struct Frames(Vec<u8>);
 
-/// Bytes of the two lengths that a frame begins with.
+/// Bytes of the two lengths at the beginning of a frame.
 const START: usize = 2 * size_of::<u32>();
 
 impl Frames {
@@ -286,7 +292,7 @@ impl Frames {
         self.0.extend_from_slice(bytes);
     }
 
-    /// The next frame; none where it is not whole yet.
+    /// Returns the next frame, or `None` if it is not complete yet.
     pub(super) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<u8>)>> {
         let Some((start, rest)) = self.0.split_first_chunk() else { return Ok(None) };
         let (of_header, of_body) = lengths(*start)?;
@@ -300,7 +306,7 @@ impl Frames {
     }
 }
 
-/// Makes bodies of batches of one schema.
+/// Encodes batches of one schema as bodies.
 pub(super) struct Encoder(StreamWriter<Vec<u8>>);
 
 impl Encoder {
@@ -308,7 +314,7 @@ impl Encoder {
         StreamWriter::try_new(Vec::new(), schema).map(Self)
     }
 
-    /// What was not taken yet; of a new encoder, the schema.
+    /// Takes the encoded bytes. Those of a new encoder are the schema.
     pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(self.0.get_mut())
     }
@@ -319,17 +325,18 @@ impl Encoder {
     }
 }
 
-/// What is sent for rows of which no column is wanted, as `count(*)` reads them: Arrow's decoder does not see a batch without a byte.
+/// Returns the schema that is sent for rows without columns, as `count(*)` reads them. Arrow's
+/// decoder does not notice a batch without a byte.
 fn rows_alone() -> Schema {
     Schema::new(vec![Field::new("rows", DataType::Boolean, false)])
 }
 
-/// The schema of what is sent for rows of a schema.
+/// Returns the schema that is sent for rows of a schema.
 pub(super) fn sent_schema(schema: &Schema) -> Schema {
     if schema.fields().is_empty() { rows_alone() } else { schema.clone() }
 }
 
-/// What is sent for rows.
+/// Converts rows to the batch that is sent for them.
 pub(super) fn sent(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     if batch.num_columns() > 0 {
         return Ok(batch);
@@ -338,7 +345,7 @@ pub(super) fn sent(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(Arc::new(rows_alone()), vec![Arc::new(rows)])
 }
 
-/// The rows of a schema that were sent.
+/// Converts a batch that was sent back to the rows.
 pub(super) fn received(schema: &SchemaRef, batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     if !schema.fields().is_empty() {
         return Ok(batch);
@@ -347,7 +354,7 @@ pub(super) fn received(schema: &SchemaRef, batch: RecordBatch) -> Result<RecordB
     RecordBatch::try_new_with_options(Arc::clone(schema), Vec::new(), &rows)
 }
 
-/// Bytes of the values of a batch, without what its buffers hold beside them.
+/// Returns the bytes of a batch's values, without other contents of its buffers.
 pub(crate) fn bytes_of(batch: &RecordBatch) -> usize {
     let columns = batch.columns().iter();
     let bytes = |column: &ArrayRef| {
@@ -357,7 +364,7 @@ pub(crate) fn bytes_of(batch: &RecordBatch) -> usize {
     columns.map(bytes).sum()
 }
 
-/// A batch in pieces of about [`PIECE`] bytes.
+/// Splits a batch into pieces of about [`PIECE`] bytes.
 pub(super) fn pieces(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> + use<'_> {
     let count = bytes_of(batch).div_ceil(PIECE).max(1);
     let rows = batch.num_rows().div_ceil(count).max(1);
@@ -366,7 +373,7 @@ pub(super) fn pieces(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> +
         .map(move |first| batch.slice(first, rows.min(batch.num_rows() - first)))
 }
 
-/// Makes batches of bodies.
+/// Decodes bodies into batches.
 #[derive(Default)]
 pub(super) struct Decoder(StreamDecoder);
 
@@ -381,16 +388,16 @@ impl Decoder {
     }
 }
 
-/// The schema that a body is, and what decodes the bodies after it.
+/// Decodes the body of a schema. Also returns the decoder for the bodies that follow.
 pub(super) fn schema_of(body: Vec<u8>) -> Result<(SchemaRef, Decoder), ArrowError> {
-    // The decoder knows it only when it has more.
+    // The decoder reveals the schema only once it has more.
     let schema = StreamReader::try_new(body.as_slice(), None)?.schema();
     let mut decoder = Decoder::default();
     decoder.decode(body)?;
     Ok((schema, decoder))
 }
 
-/// Values that were bound, as a body: nothing where nothing was.
+/// Encodes bound values as a body, which is empty if there are none.
 pub(super) fn bound_body(bound: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
     let Some(first) = bound.first() else { return Ok(Vec::new()) };
     let mut encoder = Encoder::new(&first.schema())?;

@@ -1,5 +1,5 @@
-//! The tables of a state folder that another process owns, as a reader's session reads them: the owner sends the rows, and whatever is
-//! computed of them is computed here.
+//! The tables of a state folder that another process owns, as read by a reader's session. The owner
+//! sends rows, and the reader computes the query itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,21 +22,21 @@ use serde::{Deserialize, Serialize};
 use super::Read;
 use super::protocol::{Decoder, Frames, OwnedRead, ToWorker, received};
 
-/// What is sent to the owner as JSON.
+/// The request to the owner, sent as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RowsRequest {
     pub(crate) wanted: OwnedRead,
     pub(crate) batch_rows: usize,
 }
 
-/// The body of an owner's answer, as it comes; an error in words.
+/// The body of an owner's answer, as it arrives. Errors are messages.
 pub type OwnerAnswer = BoxStream<'static, Result<Bytes, String>>;
 
-/// Sends a body to the owner's `/v1/rows`.
+/// Sends a request body to the owner's `/v1/rows`.
 pub type AskOwner =
     Arc<dyn Fn(Vec<u8>) -> BoxFuture<'static, Result<OwnerAnswer, String>> + Send + Sync>;
 
-/// What an owner of this store would answer.
+/// Returns the answer that an owner of this store would give.
 pub fn answer_of(store: &Store, body: &[u8]) -> Result<OwnerAnswer, String> {
     let request: RowsRequest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let read = Read::begin(store, &Models::anywhere(), request.wanted, request.batch_rows);
@@ -44,7 +44,7 @@ pub fn answer_of(store: &Store, body: &[u8]) -> Result<OwnerAnswer, String> {
     Ok(frames.map(|frame| frame.map(Bytes::from).map_err(|error| error.to_string())).boxed())
 }
 
-/// The tables of a state folder whose owner answers.
+/// Returns the tables of a state folder whose owner answers.
 pub fn tables_of_owner(ask: &AskOwner) -> StateTables {
     let (of_tables, of_nearest) = (Arc::clone(ask), Arc::clone(ask));
     StateTables {
@@ -107,7 +107,7 @@ impl PartitionStream for RemotePart {
     }
 }
 
-/// A read that goes on.
+/// A read in progress.
 struct Reading {
     answer: OwnerAnswer,
     frames: Frames,
@@ -138,7 +138,7 @@ impl Reading {
                 Some((ToWorker::End { .. }, _)) => return Ok(None),
                 Some((ToWorker::ReadFailed { message, .. }, _)) => return Err(failed(message)),
                 Some(_) => {
-                    return Err(failed("the owner of the state folder sent nonsense".into()));
+                    return Err(failed("the owner of the state folder sent invalid data".into()));
                 }
                 None => match self.answer.next().await {
                     Some(bytes) => self.frames.push(&bytes.map_err(failed)?),
@@ -149,8 +149,8 @@ impl Reading {
     }
 }
 
-/// An answer without its last frame.
-const ENDED: &str = "the process that owns the state folder ended while it was read: ask again";
+/// Message for an answer without its last frame.
+const ENDED: &str = "the process that owns the state folder ended during the read; try again";
 
 fn failed(message: String) -> DataFusionError {
     DataFusionError::External(message.into())
@@ -167,7 +167,8 @@ mod tests {
 
     use super::*;
 
-    /// An owner in this process, whose answer comes in pieces of so many bytes and is cut after so many of them.
+    /// Returns an owner in this process. Its answer comes in pieces of `piece` bytes, of which at
+    /// most `most` arrive.
     fn owner(store: &Store, piece: usize, most: usize) -> AskOwner {
         let store = store.clone();
         Arc::new(move |body| {
@@ -202,11 +203,12 @@ mod tests {
         store.append_metrics(&run, &rows).unwrap();
         let sum = |owner: &AskOwner| {
             with_session(None, Some(tables_of_owner(owner)), async |context| {
-                let sql = "SELECT count(*), CAST(sum(value) AS BIGINT UNSIGNED) FROM metrics WHERE run = 'a'";
+                let sql = "SELECT count(*), CAST(sum(value) AS BIGINT UNSIGNED) FROM metrics WHERE \
+                     run = 'a'";
                 Ok(query(&context, sql).await?.collect().await?)
             })
         };
-        // Rows of which no column is wanted.
+        // Rows without columns.
         let count = with_session(
             None,
             Some(tables_of_owner(&owner(&store, 5, usize::MAX))),
@@ -220,6 +222,6 @@ mod tests {
             assert_eq!(found[0].column(1).as_primitive::<UInt64Type>().value(0), 500_500);
         }
         let error = format!("{:#}", sum(&owner(&store, 64, 3)).unwrap_err());
-        assert!(error.contains("ended while it was read"), "{error}");
+        assert!(error.contains(ENDED), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Queries as the service asks them, with real processes.
+//! Queries from the service's side, with real processes.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use datafusion::prelude::SessionContext;
 
 use super::Program;
 
-/// This test program as a worker.
+/// Returns this test program as a worker.
 pub(crate) fn program() -> Program {
     let args = ["--exact", "query::tests::is_a_worker", "--ignored", "--nocapture"];
     Program { path: std::env::current_exe().unwrap(), args: args.map(OsString::from).into() }
@@ -23,7 +23,7 @@ fn is_a_worker() {
     super::run_worker(&bugs).unwrap();
 }
 
-/// A function with a bug.
+/// Registers a function with a bug.
 fn bugs(context: &SessionContext) {
     let panics =
         |_: &[ColumnarValue]| -> Result<ColumnarValue, DataFusionError> { panic!("a bug") };

@@ -1,8 +1,10 @@
-//! The process that computes the queries of clients, one after the other. Whatever a query does, it does it here: where memory ends,
-//! the stack overflows or nothing ends at all, the service loses a process that holds nothing, and starts another one.
+//! The process that computes the queries of clients, one after the other. Queries run only here. If
+//! memory runs out, the stack overflows or a query never ends, the service loses a process without
+//! state, and starts another one.
 //!
-//! It reads the files of datasets itself, and asks the service for what the service owns: rows of the store, answers of `nearest`.
-//! Standard input is the socket to the service. When that is closed, the process ends at once.
+//! It reads the files of datasets itself, and asks the service for the service's own tables and for
+//! answers of `nearest`. Standard input is the socket to the service. When it is closed, the
+//! process ends at once.
 
 use std::any::Any;
 use std::io::{self, Write};
@@ -29,41 +31,44 @@ use super::bound;
 use super::json::RowEncoder;
 use super::owned::{Link, plan_nearest, plan_table_read};
 use super::protocol::{
-    Decoder, Encoder, Failure, FailureKind, FromWorker, LARGEST_BODY, Limits, PIECE, Question,
-    ToWorker, pieces, read,
+    Decoder, Encoder, Failure, FailureKind, FromWorker, LARGEST_BODY, Limits, PIECE,
+    QueryStatement, ToWorker, pieces, read,
 };
 
 /// Bytes of the stack on which statements are parsed, planned and dropped.
 const PLANNING_STACK: usize = 64 << 20;
 /// Bytes of the stacks on which rows are computed and files are read.
 const COMPUTING_STACK: usize = 8 << 20;
-/// Threads that read files. They are started before memory is limited.
+/// Number of threads that read files. They are started before memory is limited.
 const READING_THREADS: usize = 8;
-/// Bytes beside what DataFusion accounts for: rows on their way, footers of files, plans.
+/// Bytes in addition to those that DataFusion accounts for: rows in transit, footers of files,
+/// plans.
 const BESIDE: u64 = 96 << 20;
-/// What may stay behind after a query. A process that holds more makes room for a new one.
+/// Bytes that a process may still hold after a query. One that holds more is replaced.
 const LEFT_BEHIND: u64 = 64 << 20;
-/// Columns of a result, and levels of a type in it.
+/// Most columns of a result, and most levels of nesting in a type.
 const MOST_COLUMNS: usize = 10_000;
 const DEEPEST_TYPE: usize = 32;
 
-/// Answers questions until the service goes. `extend` adds to each session.
+/// Answers queries until the service is gone. `extend` adds to each session.
 pub fn run(extend: &(dyn Fn(&SessionContext) + Sync)) -> anyhow::Result<()> {
-    // On Linux this is the calling thread's, and that of those it starts. Where it is not allowed, queries are as important as training.
+    // On Linux this applies to the calling thread and those that it starts. If it is not allowed,
+    // queries compete with trainings.
     let _ = rustix::process::nice(crate::QUERY_NICENESS);
-    // Where the machine runs out of memory, this goes first.
+    // If the machine runs out of memory, the kernel should kill this process first.
     let _ = std::fs::File::options()
         .write(true)
         .open("/proc/self/oom_score_adj")
         .and_then(|mut file| file.write_all(b"500"));
-    let socket = io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
+    let socket =
+        io::stdin().as_fd().try_clone_to_owned().context("cannot duplicate standard input")?;
     let mut socket = UnixStream::from(socket);
     let Some((ToWorker::Limits(limits), _)) =
-        read(&mut socket).context("standard input is to be the socket of a service")?
+        read(&mut socket).context("standard input must be the socket of a service")?
     else {
-        bail!("a service starts this process, and tells it its limits");
+        bail!("this process must be started by a service, which sends its limits");
     };
-    let link = Arc::new(Link::new(socket.try_clone().context("standard input")?));
+    let link = Arc::new(Link::new(socket.try_clone().context("cannot duplicate standard input")?));
     let (questions, asked) = mpsc::channel();
     let listening = Arc::clone(&link);
     std::thread::Builder::new()
@@ -75,16 +80,17 @@ pub fn run(extend: &(dyn Fn(&SessionContext) + Sync)) -> anyhow::Result<()> {
             .stack_size(PLANNING_STACK)
             .spawn_scoped(scope, move || answer_all(&limits, extend, &link, &asked))?
             .join()
-            .map_err(|_| anyhow!("the thread that plans queries has panicked"))?
+            .map_err(|_| anyhow!("the thread that plans queries panicked"))?
     })
 }
 
-/// Hands on what the service says. Ends the process with it, whatever it computes.
+/// Passes on the messages of the service. When the service is gone, ends the process, whatever it
+/// is computing.
 fn listen(mut socket: UnixStream, link: &Link, questions: &mpsc::Sender<(ToWorker, Vec<u8>)>) {
-    while let Ok(Some((said, body))) = read(&mut socket) {
-        match said {
+    while let Ok(Some((message, body))) = read(&mut socket) {
+        match message {
             ToWorker::Answer(_) | ToWorker::AnswerInJson { .. } | ToWorker::Describe(_) => {
-                if questions.send((said, body)).is_err() {
+                if questions.send((message, body)).is_err() {
                     break;
                 }
             }
@@ -110,12 +116,12 @@ fn answer_all(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.get())
         .max_blocking_threads(READING_THREADS)
-        // Started once: a thread that cannot be started is a panic.
+        // Start these threads only once: failing to start a thread is a panic.
         .thread_keep_alive(Duration::MAX)
         .thread_stack_size(COMPUTING_STACK)
         .enable_all()
         .build()
-        .context("starting the query threads")?;
+        .context("cannot start the query threads")?;
     let all = Arc::new(Barrier::new(READING_THREADS + 1));
     for _ in 0..READING_THREADS {
         let all = Arc::clone(&all);
@@ -138,32 +144,33 @@ fn answer_all(
     };
     let began_with = data_bytes();
     let most = (limits.memory as u64).saturating_add(began_with + BESIDE);
-    // Allocations beyond fail, which ends the process.
+    // Allocations beyond the limit fail, which ends the process.
     let limit = Rlimit { current: Some(most), maximum: Some(most) };
-    setrlimit(Resource::Data, limit).context("limiting memory")?;
+    setrlimit(Resource::Data, limit).context("cannot limit memory")?;
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none).context("turning core dumps off")?;
+    setrlimit(Resource::Core, none).context("cannot turn off core dumps")?;
 
-    while let Ok((said, body)) = asked.recv() {
+    while let Ok((message, body)) = asked.recv() {
         let answering = async {
-            match said {
-                ToWorker::Answer(Question { sql, dataset, .. }) => {
+            match message {
+                ToWorker::Answer(QueryStatement { sql, dataset, .. }) => {
                     answer(&open(dataset.as_deref())?, &sql, body, link).await
                 }
-                ToWorker::AnswerInJson { question: Question { sql, dataset, .. }, most_rows } => {
-                    answer_in_json(&open(dataset.as_deref())?, &sql, most_rows, link).await
-                }
-                ToWorker::Describe(Question { sql, dataset, .. }) => {
+                ToWorker::AnswerInJson {
+                    question: QueryStatement { sql, dataset, .. },
+                    most_rows,
+                } => answer_in_json(&open(dataset.as_deref())?, &sql, most_rows, link).await,
+                ToWorker::Describe(QueryStatement { sql, dataset, .. }) => {
                     describe(&open(dataset.as_deref())?, &sql, body, link).await
                 }
-                // The other thread takes them.
+                // The other thread handles these.
                 ToWorker::Limits(_)
                 | ToWorker::Rows { .. }
                 | ToWorker::End { .. }
                 | ToWorker::ReadFailed { .. } => Ok(()),
             }
         };
-        // What a panic leaves behind goes with the process.
+        // Whatever a panic leaves behind ends with the process.
         let (answered, whole) =
             match panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(answering))) {
                 Ok(answered) => (answered, true),
@@ -174,26 +181,26 @@ fn answer_all(
             Ok(()) => FromWorker::Done { again },
             Err(failure) => FromWorker::Failed { failure, again },
         };
-        link.send(&end, &[]).context("answering the service")?;
+        link.send(&end, &[]).context("cannot answer the service")?;
     }
     Ok(())
 }
 
-/// What a panic in the middle of a query means to the one who asked.
+/// Translates a panic during a query into a failure for the client.
 fn bug(payload: &(dyn Any + Send)) -> Failure {
     let message = panic_message(payload).unwrap_or("no message");
-    // A text or list beyond what the allocator, or a column's offsets, can hold.
+    // A text or list that is larger than the allocator, or the offsets of a column, can hold.
     let too_large = ["capacity overflow", "offset overflow", "os error 12"];
     if too_large.iter().any(|says| message.contains(says)) {
         return Failure::new(
             FailureKind::Memory,
-            "the query failed while it ran: it asks for a value larger than any memory",
+            "the query failed: it requests a value that is too large for any memory",
         );
     }
-    Failure::internal(format!("the query met a bug, please report it with the query: {message}"))
+    Failure::internal(format!("internal error, please report it with the query: {message}"))
 }
 
-/// Runs a statement, once for each row that was bound to it.
+/// Runs a statement, once for each row of bound values.
 async fn answer(
     context: &SessionContext,
     sql: &str,
@@ -210,7 +217,7 @@ async fn answer(
         if *first.get_or_insert_with(|| Arc::clone(&schema)) != schema {
             return Err(Failure::new(
                 FailureKind::Statement,
-                "the values that were bound give rows of several types: bind values of one type",
+                "the bound values give rows of different types; bind values of one type",
             ));
         }
         let encoder = if let Some(encoder) = &mut result {
@@ -235,7 +242,7 @@ fn send(link: &Link, encoder: &mut Encoder, batch: &RecordBatch) -> Result<(), F
     Ok(())
 }
 
-/// Runs a statement, and sends at most so many of its rows as JSON.
+/// Runs a statement, and sends at most `most_rows` of its rows as JSON.
 async fn answer_in_json(
     context: &SessionContext,
     sql: &str,
@@ -263,7 +270,8 @@ async fn answer_in_json(
     tell(link, &FromWorker::JsonRows { truncated }, &text)
 }
 
-/// What the rows of a statement will be like, with the values of its first run, and its parameters.
+/// Sends the schemas of a statement's rows, with the values of its first run, and of its
+/// parameters.
 async fn describe(
     context: &SessionContext,
     sql: &str,
@@ -272,7 +280,7 @@ async fn describe(
 ) -> Result<(), Failure> {
     let bound_values = Decoder::default().decode(bound_values)?;
     let prepared = prepare(context, sql).await?;
-    // What the statement does not tell can be given as text: it becomes what is wanted.
+    // A parameter of unknown type can be given as text, which is converted.
     let parameters = prepared.parameters().iter().map(|parameter| {
         let data_type = parameter.data_type.clone().unwrap_or(DataType::Utf8);
         Field::new(&parameter.name, data_type, true)
@@ -292,25 +300,25 @@ async fn describe(
     Ok(())
 }
 
-/// Refuses results whose description alone would be hard on those who read it.
+/// Returns an error for results whose schema alone would overwhelm readers.
 fn sendable(schema: &Schema) -> Result<(), Failure> {
     let refuse = |message| Err(Failure::new(FailureKind::Statement, message));
     if schema.fields().len() > MOST_COLUMNS {
         return refuse(format!(
-            "the result has {} columns, and may have {MOST_COLUMNS}",
+            "the result has {} columns; the limit is {MOST_COLUMNS}",
             schema.fields().len()
         ));
     }
     match schema.fields().iter().find(|field| deeper(field.data_type(), DEEPEST_TYPE)) {
         Some(field) => refuse(format!(
-            "the type of column {:?} nests more than {DEEPEST_TYPE} levels",
+            "the type of column {:?} has more than {DEEPEST_TYPE} levels of nesting",
             field.name().chars().take(60).collect::<String>()
         )),
         None => Ok(()),
     }
 }
 
-/// Whether a type has more than so many levels.
+/// Whether a type has more levels than this.
 fn deeper(data_type: &DataType, levels: usize) -> bool {
     let Some(left) = levels.checked_sub(1) else { return true };
     match data_type {
@@ -330,17 +338,17 @@ fn deeper(data_type: &DataType, levels: usize) -> bool {
     }
 }
 
-fn tell(link: &Link, said: &FromWorker, body: &[u8]) -> Result<(), Failure> {
+fn tell(link: &Link, message: &FromWorker, body: &[u8]) -> Result<(), Failure> {
     if body.len() > LARGEST_BODY as usize {
         return Err(Failure::new(
             FailureKind::Run,
-            format!("a row of the result has more than {} MiB", LARGEST_BODY >> 20),
+            format!("a row of the result is larger than {} MiB", LARGEST_BODY >> 20),
         ));
     }
-    link.send(said, body).map_err(Failure::internal)
+    link.send(message, body).map_err(Failure::internal)
 }
 
-/// Bytes of memory that the kernel counts against the limit.
+/// Returns the bytes of memory that the kernel counts against the limit.
 fn data_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmData:"));

@@ -19,11 +19,11 @@ fn place() -> Place {
         datasets: vec![ServedDataset { name: "data".into(), path: root.join("data") }],
         ..ServeConfig::default()
     };
-    let folders = Folders::of(&config).unwrap();
+    let folders = Folders::from_config(&config).unwrap();
     Place { _folder: folder, folders, root }
 }
 
-fn checked(place: &Place, wanted: &JobRequest) -> Result<Checked, String> {
+fn checked(place: &Place, wanted: &JobRequest) -> Result<CheckedJob, String> {
     check(wanted.into(), &place.root.join("state"), &place.folders)
 }
 
@@ -40,7 +40,7 @@ fn wanted(place: &Place, kind: JobKind, args: &str) -> JobRequest {
     }
 }
 
-fn refusal(checked: Result<Checked, String>) -> String {
+fn refusal(checked: Result<CheckedJob, String>) -> String {
     checked.err().unwrap()
 }
 
@@ -108,7 +108,7 @@ fn files_outside_are_refused_in_every_option_that_names_one() {
         (JobKind::Score, "cluster --centroids /etc/passwd --dataset ROOT/data"),
     ] {
         let error = refusal(checked(&place, &wanted(&place, kind, args)));
-        assert!(error.contains("outside of the folders"), "{args}: {error}");
+        assert!(error.contains("outside the folders"), "{args}: {error}");
     }
 }
 
@@ -126,7 +126,7 @@ fn a_training_is_checked_by_all_that_its_configuration_names() {
     assert_eq!(run.unwrap().as_str(), "a");
     for more in ["weights = \"/etc/x\"\n", "tokenizer = \"../outside/t.json\"\n"] {
         let error = refusal(checked(&place, &of(format!("{smallest}{more}"))));
-        assert!(error.contains("outside of the folders"), "{more}: {error}");
+        assert!(error.contains("outside the folders"), "{more}: {error}");
     }
     for model in ["/etc/m.json", "/etc/M.JSON"] {
         assert!(checked(&place, &of(smallest.replace("demo", model))).is_err(), "{model}");
@@ -134,8 +134,8 @@ fn a_training_is_checked_by_all_that_its_configuration_names() {
     assert!(refusal(checked(&place, &of("name = 3".into()))).contains("line 1"));
     // Outputs must not lie in the state folder, and inputs elsewhere must be allowed by name.
     for (more, says) in [
-        ("[metrics]\ntensorboard = \"../state/sled\"\n", "inside of the state folder"),
-        ("[loader.remote]\ncache = \"../state/jobs\"\n", "inside of the state folder"),
+        ("[metrics]\ntensorboard = \"../state/sled\"\n", "inside the state folder"),
+        ("[loader.remote]\ncache = \"../state/jobs\"\n", "inside the state folder"),
         ("[loader.remote.options]\ngoogle_service_account_path = \"/etc/passwd\"\n", "cannot set"),
         ("[eval]\nselection = \"../state/sled/db\"\n", "belongs to the store"),
     ] {

@@ -22,7 +22,7 @@ pub(super) fn routes(shared: &Arc<Shared>) -> Router {
 /// stopped.
 async fn give_way(State(shared): State<Arc<Shared>>) -> Result<StatusCode, Problem> {
     let refuse = |why| Err(Problem::new(StatusCode::CONFLICT, why));
-    let Some(way) = &shared.way else {
+    let Some(give_way) = &shared.give_way else {
         return refuse("the owner of this state folder does not give it up".to_owned());
     };
     let running: Vec<String> = shared
@@ -38,6 +38,6 @@ async fn give_way(State(shared): State<Arc<Shared>>) -> Result<StatusCode, Probl
             running.join(", ")
         ));
     }
-    way.notify_one();
+    give_way.notify_one();
     Ok(StatusCode::ACCEPTED)
 }
