@@ -68,8 +68,15 @@ fn keys<T: schemars::JsonSchema>(defaults: &str) -> Vec<KeyReference> {
         key,
     });
     let mut all: Vec<KeyReference> = all.collect();
-    // Keys of the file's top come before its sections, as TOML wants them.
-    all.sort_by_key(|key| key.is_section || key.key.contains('.'));
+    let sections = all.iter().filter(|key| key.is_section).map(|key| key.key.clone());
+    let sections: Vec<String> = sections.collect();
+    // Each section with its keys, before the sections within it. The file's own keys come first.
+    all.sort_by_cached_key(|key| {
+        let holds =
+            |section: &&String| key.key == **section || key.key.starts_with(&format!("{section}."));
+        let section = sections.iter().filter(holds).max_by_key(|section| section.len());
+        (section.cloned(), !key.is_section, key.key.clone())
+    });
     all
 }
 
@@ -147,6 +154,9 @@ mod tests {
         );
         assert!(key("train.precision").kind.words.iter().any(|(word, _)| word == "bf16"));
         assert_eq!(key("name").default, None);
+        let place = |name: &str| train.iter().position(|key| key.key == name).unwrap();
+        assert!(place("seed") < place("augment"), "the file's own keys come first");
+        assert!(place("loader.threads") < place("loader.remote"), "keys before sections within");
         let serve = serve_keys();
         let listen = serve.iter().find(|key| key.key == "listen").unwrap();
         assert_eq!(listen.default.as_deref(), Some("\"127.0.0.1:8723\""));

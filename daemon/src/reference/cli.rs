@@ -129,7 +129,10 @@ fn examples(text: &str) -> String {
     for line in text.lines() {
         let indented = line.strip_prefix("  ");
         if indented.is_some() != is_code && !line.is_empty() {
-            rendered += if is_code { "```\n\n" } else { "\n```sh\n" };
+            if is_code {
+                rendered.truncate(rendered.trim_end().len());
+            }
+            rendered += if is_code { "\n```\n\n" } else { "\n```sh\n" };
             is_code = !is_code;
         }
         match indented {
@@ -143,7 +146,8 @@ fn examples(text: &str) -> String {
         }
     }
     if is_code {
-        rendered += "```\n";
+        rendered.truncate(rendered.trim_end().len());
+        rendered += "\n```\n";
     }
     if rendered.is_empty() { rendered } else { format!("\n{}\n", rendered.trim()) }
 }
