@@ -283,7 +283,7 @@ fn look_at_model(name: &str, state: &Path) -> anyhow::Result<(Start, ModelEstima
     let is_there = Path::new(name).exists() || name.contains('@');
     // A mistyped name is more often that of a built-in model than of a run.
     let folder = if is_there { resolve(&named)? } else { return Err(unknown(name, &named)) };
-    let config = ModelConfig::of_weights(&folder)?.with_context(|| {
+    let config = ModelConfig::from_weights(&folder)?.with_context(|| {
         format!(
             "{name}: a file of weights does not say its model: name a folder with its configuration"
         )
