@@ -211,6 +211,9 @@ fn in_store(scheme: &str, rest: &str) -> Result<Address, String> {
         return Err("it has a password. Credentials come from the environment".into());
     }
     let inner = path.strip_suffix('/').unwrap_or(path);
+    if inner.starts_with('/') {
+        return Err("not a path of an object: it begins with a slash".into());
+    }
     ObjectPath::parse(inner).map_err(|_| "not a path of an object".to_owned())?;
     let name = format!("{scheme}://{rest}");
     Ok(Address { name, place: Location::Store { bucket: url, path: path.to_owned() } })

@@ -160,9 +160,11 @@ fn reason(error: StorageError) -> String {
             let tries = if tries > 1 { format!(", after {tries} tries") } else { String::new() };
             format!("{what}: {message}{tries}. {advice}")
         }
-        StorageError::Changed { message, .. } => format!(
-            "it has changed while it was read ({message}). Run the same command again, and it is read from its beginning"
-        ),
+        StorageError::Changed { .. } => {
+            "it has changed while it was read: its size or its ETag is \
+             another one. Run the same command again, and it is read from its beginning"
+                .into()
+        }
         StorageError::Url { message, .. } => message,
         other => without_secrets(&other.to_string()),
     }
