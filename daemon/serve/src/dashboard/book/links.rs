@@ -1,4 +1,5 @@
-//! Tests that the book is whole: every file has its place, and every link of it and of the project's other pages leads somewhere.
+//! Tests that the book is complete: every file has its place, and every link in it and in the
+//! project's other pages leads somewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

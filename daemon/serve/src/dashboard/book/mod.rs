@@ -1,4 +1,5 @@
-//! The book at `/docs`: Markdown files of `daemon/docs`, which are part of the binary, as pages in the dashboard's frame.
+//! The book at `/docs`: the Markdown files of `daemon/docs`, which are compiled into the binary, as
+//! pages in the dashboard's frame.
 //!
 //! Pages need no script and nothing from elsewhere. HTML in a chapter is shown as text.
 
