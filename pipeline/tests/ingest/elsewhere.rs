@@ -61,7 +61,8 @@ impl Files {
             let request = {
                 let mut requests = noted.lock().unwrap();
                 let path = call.path.split('?').next().unwrap().to_owned();
-                requests.push(Request { number: requests.len(), path, range });
+                let number = requests.len();
+                requests.push(Request { number, path, range });
                 requests[requests.len() - 1].clone()
             };
             send(call, files.get(&request.path), &request, answer(&request));
