@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use diptych_schemas::{SampleIndex, Step};
 use diptych_store::{CheckpointRecord, RunRecord};
-use diptych_trainer::checkpoint::{self, Found};
+use diptych_trainer::checkpoint::{self, StoredCheckpoint};
 use diptych_trainer::{
     CheckpointMeta, Due, GuardState, ModelConfig, Trainer, TrainerError, TrainerSpec,
 };
@@ -59,7 +59,7 @@ impl Trained {
         };
         let folder = checkpoints(state).join(format!("step-{step:09}"));
         let manifest = checkpoint::write(&self.0.snapshot()?, &folder, &meta)?;
-        let found = Found { folder, manifest };
+        let found = StoredCheckpoint { folder, manifest };
         Ok(CheckpointRecord {
             path: found.folder,
             weights_hash: found.manifest.files["model.safetensors"].sha256,
