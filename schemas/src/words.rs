@@ -99,9 +99,9 @@ pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     (likeness > LIKE).then_some(word)
 }
 
-/// Returns a question after the nearest known word, as in "; did you mean label?", or an empty text.
+/// Returns a question after the nearest known word, as in " (did you mean label?)", or an empty text.
 pub fn did_you_mean<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(found, known).map_or_else(String::new, |word| format!("; did you mean {word}?"))
+    nearest(found, known).map_or_else(String::new, |word| format!(" (did you mean {word}?)"))
 }
 
 /// Returns a question after the nearest file or folder next to a path that does not exist, or an
@@ -119,7 +119,7 @@ pub fn did_you_mean_path(path: &Path, is_wanted: impl Fn(&Path) -> bool) -> Stri
     // What exists is not mistyped.
     let others = names.iter().map(String::as_str).filter(|name| *name != found);
     match nearest(&found, others) {
-        Some(name) => format!("; did you mean {}?", path.with_file_name(name).display()),
+        Some(name) => format!(" (did you mean {}?)", path.with_file_name(name).display()),
         None => String::new(),
     }
 }
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(nearest("a", []), None);
         assert_eq!(nearest("rn", ["run", "other"]), Some("run"));
         assert_eq!(nearest("a", ["b"]), None);
-        assert_eq!(did_you_mean("labl", ["label"]), "; did you mean label?");
+        assert_eq!(did_you_mean("labl", ["label"]), " (did you mean label?)");
         assert_eq!(did_you_mean("zzz", ["label"]), "");
     }
 
@@ -245,7 +245,7 @@ mod tests {
         }
         let typed = folder.path().join("dta");
         let right = folder.path().join("data");
-        let question = format!("; did you mean {}?", right.display());
+        let question = format!(" (did you mean {}?)", right.display());
         assert_eq!(did_you_mean_path(&typed, Path::is_dir), question);
         assert_eq!(did_you_mean_path(&typed, Path::is_file), "");
         assert_eq!(did_you_mean_path(&right, Path::is_dir), "");
