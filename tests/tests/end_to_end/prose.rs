@@ -16,8 +16,8 @@ const CLEAN: [&str; 6] = [
     "daemon/pages/",
     "daemon/store/",
     "daemon/training/",
-    "pipeline/sample/",
-    "pipeline/table/",
+    "pipeline/",
+    "schemas/",
 ];
 
 /// Names folders that are checked too, separated by spaces.
