@@ -1,5 +1,6 @@
 //! Man pages, made from the command line.
 
+use std::fmt::Write;
 use std::io;
 
 use clap_mangen::Man;
@@ -28,7 +29,7 @@ pub fn man_pages() -> io::Result<Vec<ManPage>> {
     man.render_options_section(&mut text)?;
     text.extend(ENDING.as_bytes());
     man.render_version_section(&mut text)?;
-    pages.push(ManPage { name: man.get_filename(), text });
+    pages.push(ManPage { name: man.get_filename(), text: ascii(&text) });
     add_verbs(&whole, &mut pages)?;
     Ok(pages)
 }
@@ -48,7 +49,7 @@ fn add_verbs(of: &clap::Command, pages: &mut Vec<ManPage>) -> io::Result<()> {
         }
         let notes = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
         text.extend(notes_in_roff(&notes).into_bytes());
-        pages.push(ManPage { name: man.get_filename(), text });
+        pages.push(ManPage { name: man.get_filename(), text: ascii(&text) });
         add_verbs(verb, pages)?;
     }
     Ok(())
@@ -58,16 +59,32 @@ fn man_of(verb: clap::Command) -> Man {
     Man::new(verb).manual("Diptych").source(concat!("diptych ", env!("CARGO_PKG_VERSION")))
 }
 
+/// Writes characters beyond ASCII as roff's escapes, which need no locale.
+fn ascii(text: &[u8]) -> Vec<u8> {
+    let mut ascii = String::new();
+    for char in String::from_utf8_lossy(text).chars() {
+        if char.is_ascii() {
+            ascii.push(char);
+        } else {
+            // Writing to a text cannot fail.
+            let _ = write!(ascii, "\\[u{:04X}]", u32::from(char));
+        }
+    }
+    ascii.into_bytes()
+}
+
 /// The verbs of each group under a heading.
 fn groups_in_roff(whole: &clap::Command) -> String {
     let mut text = String::new();
     for group in GROUPS {
-        text += &format!(".SH \"{} VERBS\"\n", group.title.to_uppercase());
+        // Writing to a text cannot fail.
+        let _ = writeln!(text, ".SH \"{} VERBS\"", group.title.to_uppercase());
         for name in group.verbs {
             let verb = whole.find_subcommand(name);
             let about = verb.and_then(clap::Command::get_about).map(ToString::to_string);
             let name = name.replace('-', "\\-");
-            text += &format!(".TP\n\\fBdiptych\\-{name}\\fR(1)\n{}\n", about.unwrap_or_default());
+            let about = about.unwrap_or_default();
+            let _ = writeln!(text, ".TP\n\\fBdiptych\\-{name}\\fR(1)\n{about}");
         }
     }
     text
@@ -135,7 +152,7 @@ mod tests {
         }
         for page in &pages {
             let text = String::from_utf8_lossy(&page.text);
-            assert!(text.contains(".TH "), "{}", page.name);
+            assert!(text.contains(".TH ") && text.is_ascii(), "{}", page.name);
             assert!(page.name == "diptych.1" || text.contains(".SH EXAMPLES"), "{}", page.name);
         }
     }

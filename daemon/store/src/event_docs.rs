@@ -21,10 +21,12 @@ impl EventKind {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::SkippedStep => {
-                "The loss or the gradient of a step was not finite, so the step changed no weights"
+                "The loss or the gradient of a step was not finite, so the step changed no \
+                 weights"
             }
             Self::RollBack => {
-                "Too many steps in a row were skipped, so the run went back to an older checkpoint"
+                "Too many steps in a row were skipped, so the run went back to an older \
+                 checkpoint"
             }
             Self::LossSpike => "The loss rose far above its recent values",
             Self::LossStuck => "The loss stays where a model that has learned nothing has it",
@@ -34,7 +36,8 @@ impl EventKind {
                 "A checkpoint could not be written. Training goes on without it"
             }
             Self::StoreFailed => {
-                "The state folder's disk could not be written for a while. Records were kept in memory"
+                "The state folder's disk could not be written for a while. Records were kept in \
+                 memory"
             }
             Self::Stall => "No step ended for longer than guard.stall_minutes",
             Self::Overfitting => "The training loss falls while the loss of held-out pairs rises",
@@ -45,8 +48,8 @@ impl EventKind {
     pub fn advice(self) -> &'static str {
         match self {
             Self::SkippedStep => {
-                "Nothing after a single one. If it repeats, look at the pairs in event_pairs, and lower \
-                 optimizer.lr or set optimizer.clip_grad_norm"
+                "Nothing after a single one. If it repeats, look at the pairs in event_pairs, and \
+                 lower optimizer.lr or set optimizer.clip_grad_norm"
             }
             Self::RollBack => "Lower optimizer.lr or raise the warmup if it happens again",
             Self::LossSpike => {

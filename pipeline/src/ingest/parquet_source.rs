@@ -218,9 +218,11 @@ pub(super) fn read(
         }
         first = end;
         let columns = opened.metadata.metadata().row_group(group).columns().iter();
-        let behind =
-            columns.map(|column| column.byte_range()).map(|(start, length)| start + length);
-        opened.file.forget_before(behind.max().unwrap_or_default() + 1);
+        let behind = columns.map(|column| {
+            let (start, length) = column.byte_range();
+            start.saturating_add(length)
+        });
+        opened.file.forget_before(behind.max().unwrap_or_default());
     }
     Ok(Outcome {
         records: rows + u64::from(damage.is_some()),

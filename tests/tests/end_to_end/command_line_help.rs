@@ -40,7 +40,7 @@ fn man_pages_are_written_for_every_verb() {
     // Where there is a formatter, it has nothing to complain about.
     let checked = Command::new("groff")
         .args(["-man", "-ww", "-z", "-Tutf8"])
-        .arg(work.path("pages/diptych-train.1"))
+        .arg(work.path("pages/diptych-ingest.1"))
         .output();
     if let Ok(output) = checked {
         let complaints = String::from_utf8_lossy(&output.stderr).into_owned();

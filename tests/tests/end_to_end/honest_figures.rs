@@ -143,8 +143,7 @@ fn a_run_that_learns_pairs_by_heart_is_said_to_overfit_once_and_by_its_report() 
     work.waits_for_event("overfitting");
     work.diptych(&["report", "heart", "--no-model"]).ok();
     let page = work.read("report.html");
-    let verdict = page.split("<li class=\"bad\">").nth(1).unwrap().split('<').next().unwrap();
-    messages::check_without_figures("report", "verdict_overfitting", verdict);
+    assert!(page.contains("<code>overfitting</code>"), "the event is missing");
     assert!(page.contains("3e-3, cosine"));
     // The answers are kept beside the store, and go with a run that goes back.
     let kept = std::fs::read_dir(work.path("state/evaluations/heart")).unwrap().count();

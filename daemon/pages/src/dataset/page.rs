@@ -4,9 +4,9 @@ use diptych_schemas::words::thousands;
 use maud::{Markup, html};
 
 use super::gather::LISTED;
-use super::{Beside, Profile, SelectionFacts};
+use super::{ComparedPair, Profile, SelectionFacts};
 use crate::chart::tables::{bars, funnel};
-use crate::frame::{frame, tile, whole};
+use crate::frame::{document, frame, tile};
 use crate::numbers::{percent, short};
 use crate::pairs::PairView;
 
@@ -93,7 +93,7 @@ pub(super) fn page(profile: &Profile) -> Markup {
         }
         footer.pale { "Made by diptych profile. You can recompute every figure with diptych sql." }
     };
-    whole(&format!("{} · Diptych profile", profile.name), "", &body)
+    document(&format!("{} · Diptych profile", profile.name), "", &body)
 }
 
 fn selection_section(profile: &Profile, selection: &SelectionFacts) -> Markup {
@@ -133,7 +133,7 @@ fn selection_section(profile: &Profile, selection: &SelectionFacts) -> Markup {
     }
 }
 
-fn side(profile: &Profile, title: &str, pairs: &[Beside], expression: &str) -> Markup {
+fn side(profile: &Profile, title: &str, pairs: &[ComparedPair], expression: &str) -> Markup {
     html! {
         div.side {
             h4 { (title) }

@@ -22,10 +22,10 @@ macro_rules! assets {
 
 /// All files below `/assets`, and `index.html`, which is `/`.
 const ASSETS: &[(&str, &[u8])] = assets![
-    "api.js" "app.js" "board.js" "book.css" "chart.js" "compare.js" "datasets.js" "dom.js" "embed.js"
-    "first.js" "format.js" "icon.svg" "index.html" "jobs.js" "learning.js" "live.js" "memory.js"
-    "overview.js" "pictures.js" "results.js" "run.js" "runs.js" "search.js" "sql.js" "style.css"
-    "theme.js" "uPlot.LICENSE" "uPlot.iife.min.js" "uPlot.min.css"
+    "api.js" "app.js" "board.js" "book.css" "chart.js" "compare.js" "datasets.js" "dom.js"
+    "embed.js" "first.js" "format.js" "icon.svg" "index.html" "jobs.js" "learning.js" "live.js"
+    "memory.js" "overview.js" "pictures.js" "results.js" "run.js" "runs.js" "search.js" "sql.js"
+    "style.css" "theme.js" "uPlot.LICENSE" "uPlot.iife.min.js" "uPlot.min.css"
 ];
 const PAGE: &str = "index.html";
 

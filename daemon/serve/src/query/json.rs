@@ -1,26 +1,27 @@
-//! Rows of a result as JSON, made in the process of the query: a few bytes of Arrow can become gigabytes of text, and the
-//! process that makes them is the one whose memory and time are limited.
+//! Rows of a result as JSON, made in the process of the query. A few bytes of Arrow can become
+//! gigabytes of text, and that process is the one whose memory and time are limited.
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
 
-/// Writes rows of batches as JSON arrays, a value for each column.
+/// Encodes rows of batches as JSON arrays with a value for each column.
 pub(super) struct RowEncoder {
     options: EncoderOptions,
 }
 
 impl RowEncoder {
     pub(super) fn new() -> Self {
-        // Of structs within a row.
+        // This applies to structs within a row.
         Self { options: EncoderOptions::default().with_explicit_nulls(true) }
     }
 
-    /// Appends each row of `batch` to `text` as `[value, …]`, rows separated by commas, and calls `take` after each of them.
-    /// `take` may empty the text. Bytes become hexadecimal digits, times ISO 8601, numbers without a value `null`.
+    /// Appends each row of `batch` to `text` as `[value, …]`, with commas between rows, and calls
+    /// `take` after each row. `take` may empty the text. Bytes become hexadecimal digits, times ISO
+    /// 8601, and numbers without a value `null`.
     ///
     /// # Errors
-    /// A type that has no JSON, or an error of `take`.
+    /// Returns an error for a type that JSON cannot express, or the error of `take`.
     pub(super) fn encode<E: From<ArrowError>>(
         &self,
         batch: &RecordBatch,

@@ -375,6 +375,7 @@ mod tests {
             lists: &ListOptions::default(),
             dotted_keys: false,
             max_image_bytes: 1,
+            copy: None,
         };
         let (mut list, header) = Separated::open(&path, &options).unwrap();
         let (Header::Named(header) | Header::Missing(header)) = header;

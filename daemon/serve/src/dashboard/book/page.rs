@@ -15,7 +15,9 @@ const HEAD: &str = r#"<meta charset="utf-8">
 
 const TOP: &str = r##"<a class="skip" href="#chapter">Skip to the content</a>
   <header class="top">
-    <a class="brand" href="/" aria-label="Diptych, overview"><span class="leaf"></span><span class="leaf"></span><b>Diptych</b></a>
+    <a class="brand" href="/" aria-label="Diptych, overview">
+      <span class="leaf"></span><span class="leaf"></span><b>Diptych</b>
+    </a>
     <nav aria-label="Pages">
       <a href="/#/">Now</a>
       <a href="/#/runs">Runs</a>
@@ -32,8 +34,9 @@ const TOP: &str = r##"<a class="skip" href="#chapter">Skip to the content</a>
 pub(super) fn whole(summary: &Summary, file: &str, chapter: &Rendered) -> String {
     let title = chapter.headings.first().map_or("Docs", |heading| heading.text.as_str());
     format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n  <title>{} · Diptych</title>\n  {HEAD}\n</head>\n<body>\n  {TOP}\n  \
-         <div class=\"book\">\n<main id=\"chapter\" tabindex=\"-1\"><article>\n{}</article>\n{}</main>\n{}  </div>\n</body>\n</html>\n",
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n  <title>{} · Diptych</title>\n  \
+             {HEAD}\n</head>\n<body>\n  {TOP}\n  <div class=\"book\">\n<main id=\"chapter\" \
+             tabindex=\"-1\"><article>\n{}</article>\n{}</main>\n{}  </div>\n</body>\n</html>\n",
         escaped(title),
         chapter.html,
         neighbours(summary, file),

@@ -142,7 +142,10 @@ impl<'a> Writer<'a> {
         let link = if level == 1 {
             String::new()
         } else {
-            format!(" <a class=\"anchor\" href=\"#{id}\" aria-label=\"Link to this section\">#</a>")
+            format!(
+                " <a class=\"anchor\" href=\"#{id}\" aria-label=\"Link to this \
+                 section\">#</a>"
+            )
         };
         self.raw(format!("{link}</h{level}>\n"));
         self.headings.push(Heading { level, id, text });
@@ -260,7 +263,8 @@ mod tests {
     fn links_between_files_are_links_between_pages() {
         let html = render(
             "guides/sql.md",
-            "[a](../README.md) [b](search.md#x) [c](#y) [d](https://e.org/f.md) ![g](../images/g.png)",
+            "[a](../README.md) [b](search.md#x) [c](#y) [d](https://e.org/f.md) \
+             ![g](../images/g.png)",
         )
         .html;
         for address in [
@@ -286,7 +290,8 @@ mod tests {
     fn code_has_its_name_and_tables_have_no_style() {
         let html = render(
             "a.md",
-            "```toml title=run.toml\na = \"<b>\"\n```\n\n```console\n$ a \\\n  b\nc\n```\n\n| n |\n|--:|\n| 1 |\n",
+            "```toml title=run.toml\na = \"<b>\"\n```\n\n```console\n$ a \\\n  b\nc\n```\n\n| n \
+             |\n|--:|\n| 1 |\n",
         )
         .html;
         assert!(html.contains("<figcaption>run.toml</figcaption>"), "{html}");

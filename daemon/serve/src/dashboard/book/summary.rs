@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn parts_and_chapters_come_in_their_order() {
-        let text = "# Summary\n\n[Start](README.md)\n\n# Guides\n\n- [The `sql`, or so](guides/sql.md)\n- [B](b.md)\n";
+        let text = "# Summary\n\n[Start](README.md)\n\n# Guides\n\n- [The `sql`, or \
+             so](guides/sql.md)\n- [B](b.md)\n";
         let chapter = |title: &str, file: &str| Chapter { title: title.into(), file: file.into() };
         let parts = vec![
             Part { title: String::new(), chapters: vec![chapter("Start", "README.md")] },
