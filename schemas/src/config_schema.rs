@@ -114,8 +114,10 @@ mod tests {
         let (train, serve) = (train_schema(), serve_schema());
         let all_keys = TrainConfig::parse(SMALLEST).unwrap().to_toml();
         let rich = format!(
-            "{SMALLEST}weights = {{ image = \"i\" }}\n[train]\nprecision = \"bf16\"\n[train.lock]\nimage = true\n\
-             [optimizer]\nwarmup_steps = 7\n[objective]\nterms = {{ clip = 1.0, mlm = 0.5 }}\nmask = {{ text = 0.4 }}\n\
+            "{SMALLEST}weights = {{ image = \"i\" }}\n[train]\nprecision = \
+             \"bf16\"\n[train.lock]\nimage = true\n\
+             [optimizer]\nwarmup_steps = 7\n[objective]\nterms = {{ clip = 1.0, mlm = 0.5 }}\nmask \
+             = {{ text = 0.4 }}\n\
              [metrics]\ntensorboard = \"board\"\n[lora]\nrank = 4\ntargets = [\"query\"]\n"
         );
         TrainConfig::parse(&rich).unwrap();

@@ -38,8 +38,8 @@ impl Reason {
             }
             Self::EmptyCaption => "Nothing, or fill in the caption and ingest the source again",
             Self::UnsupportedFormat => {
-                "Look at the detail: an HTML page instead of an image means that a download failed. \
-                 Convert other formats, for example to PNG"
+                "Look at the detail: an HTML page instead of an image means that a download \
+                 failed. Convert other formats, for example to PNG"
             }
             Self::CorruptHeader | Self::CorruptPixels => {
                 "Get the file again from where it came. Then ingest the source again"

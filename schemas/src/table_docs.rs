@@ -145,8 +145,8 @@ pub fn table_docs() -> Vec<TableDoc> {
     let dataset: [(_, _, SchemaRef, Columns); 5] = [
         (
             "meta",
-            "One row for each pair. The source's own columns follow these. A score is a column too: \
-             its name stands for its value",
+            "One row for each pair. The source's own columns follow these. A score is a column \
+             too: its name stands for its value",
             meta,
             META,
         ),
@@ -168,7 +168,8 @@ pub fn table_docs() -> Vec<TableDoc> {
         ("event_pairs", "The pairs of the batch that an event is about", event_pairs_schema(), &[]),
         (
             "sample_queries",
-            "The images nearest to a few fixed held-out captions, at each evaluation while training",
+            "The images nearest to a few fixed held-out captions, at each evaluation while \
+             training",
             sample_queries_schema(),
             SAMPLE_QUERIES,
         ),

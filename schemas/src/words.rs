@@ -99,7 +99,8 @@ pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     (likeness > LIKE).then_some(word)
 }
 
-/// Returns a question after the nearest known word, as in " (did you mean label?)", or an empty text.
+/// Returns a question after the nearest known word, as in " (did you mean label?)", or an empty
+/// text.
 pub fn did_you_mean<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(found, known).map_or_else(String::new, |word| format!(" (did you mean {word}?)"))
 }

@@ -47,7 +47,9 @@ fn place(bytes: &[u8]) -> Option<usize> {
     (at + TAIL.end <= bytes.len()).then_some(at)
 }
 
-/// Whether one byte of [`KEY`] is another: a file whose key is damaged would pass for one without checksums.
+/// Returns whether [`KEY`] is there with one byte changed.
+///
+/// A file with a damaged key would pass for one without checksums.
 fn has_damaged_key(bytes: &[u8]) -> bool {
     let key = KEY.as_bytes();
     let differ = |window: &[u8]| window.iter().zip(key).filter(|(a, b)| a != b).count();

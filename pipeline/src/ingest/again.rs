@@ -114,7 +114,9 @@ impl Run<'_> {
                 .to_owned()
         })?;
         if is_cut(name) {
-            return Err("its address had a query, which may be a secret and was not kept: ingest the whole address again".into());
+            return Err("its address had a query, which may be a secret and was not kept: ingest \
+                        the whole address again"
+                .into());
         }
         let found = expand::expand(&[name.to_owned()], &given.download.stop)
             .map_err(|error| error.to_string())?;

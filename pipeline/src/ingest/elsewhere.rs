@@ -1,5 +1,5 @@
-//! Names of sources that do not lie on this machine: those that are read over the network, and
-//! those that other tools take and an ingest does not.
+//! Names of remote sources: those that are read over the network, and those that other tools read
+//! and an ingest does not.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,19 +10,18 @@ use super::expand::{NameKind, Source, WILDCARDS, braces, without_tables};
 use super::remote::{Address, Location, RemoteClient, has_lists, is_elsewhere};
 use crate::storage::without_secrets;
 
-/// What a folder in a store may hold.
+/// Kinds of files that a folder in an object store may hold.
 const KINDS: &str = "tar, Parquet file, Arrow file or list (CSV, TSV, JSON Lines)";
 
-/// What an argument stands for.
+/// A remote source, as an argument names it.
 enum SourceArgument {
-    /// A file, or a folder where it ends with a slash or where there is no such file.
+    /// A file. Also a folder: its name ends with a slash, or no such file exists.
     File(Address),
-    /// Whatever matches beneath a folder.
+    /// The files of a folder that match a pattern.
     Pattern { folder: Address, pattern: String },
 }
 
-/// The sources that an argument names which does not lie here. None for what can be a file on this
-/// machine.
+/// Returns the sources that an argument names, or `None` if it can be a local file.
 pub(super) fn sources(
     argument: &str,
     client: &mut Option<Arc<RemoteClient>>,
@@ -45,28 +44,31 @@ pub(super) fn sources(
     })
 }
 
-/// The addresses that an argument of a service's job asks for, as an allow-list is to see them: of
-/// a pattern, the folder that is listed. None for what cannot be elsewhere. An error for what is no
-/// source there, and for secrets, which a job would keep.
+/// Returns the addresses that an argument of a service's job names, for a check against an
+/// allow-list.
+///
+/// For a pattern, this is the folder that is listed. Returns `None` if the argument cannot be
+/// remote. Returns an error if it is not a valid source, or holds a secret, which a job would
+/// store.
 pub fn addresses_of(argument: &str) -> Option<Result<Vec<String>, String>> {
     is_elsewhere(argument).then(|| {
         let named =
             names(argument).map_err(|why| format!("{}: {why}", without_secrets(argument)))?;
         let asked = named.into_iter().map(|named| match named {
             SourceArgument::File(address) => address.url_to_allow(),
-            // What matches lies beneath the folder.
+            // Matches lie within the folder.
             SourceArgument::Pattern { folder, .. } => folder.url_to_allow(),
         });
         asked.collect()
     })
 }
 
-/// Whether a name is one of a source elsewhere whose address held more than is kept of it.
+/// Returns whether `name` is a remote source whose address had a query that was not kept.
 pub(super) fn is_cut(name: &str) -> bool {
     is_elsewhere(name) && !has_lists(name) && name.contains("?~")
 }
 
-/// How a source elsewhere is called that an argument names.
+/// Returns the name of the remote source of an argument.
 pub(super) fn name_of(argument: &str) -> Option<String> {
     is_elsewhere(argument).then(|| Address::parse(argument).ok()).flatten().map(|found| found.name)
 }
@@ -76,7 +78,7 @@ fn missing(given: &str, message: String) -> IngestError {
     IngestError::MissingSource { given: without_secrets(given), message }
 }
 
-/// How to get at what is not read over the network, and not a file here either.
+/// Returns how to read a source that is neither a file nor read over the network.
 fn advice(argument: &str) -> Option<String> {
     if let Some(command) = argument.strip_prefix("pipe:") {
         return Some(format!(
@@ -94,12 +96,13 @@ fn advice(argument: &str) -> Option<String> {
     let (scheme, _) = argument.split_once("://")?;
     (!is_elsewhere(argument)).then(|| {
         format!(
-            "{scheme}:// is no place that sources are read from (http, https, s3, gs, az, abfss and hf are): copy it to this machine"
+            "{scheme}:// is no place that sources are read from (http, https, s3, gs, az, abfss \
+             and hf are): copy it to this machine"
         )
     })
 }
 
-/// Expands the braces of an argument, and takes its patterns apart.
+/// Expands the braces of an argument, and splits its patterns into folder and pattern.
 fn names(argument: &str) -> Result<Vec<SourceArgument>, String> {
     let texts = braces(argument).map_err(|error| error.to_string())?;
     let named = texts.into_iter().map(|text| {
@@ -121,7 +124,7 @@ fn names(argument: &str) -> Result<Vec<SourceArgument>, String> {
     named.collect()
 }
 
-/// The files that are there. Those that are named one by one are asked for at the same time.
+/// Returns the files that exist. Requests for single files run concurrently.
 fn found(
     named: Vec<SourceArgument>,
     client: &Arc<RemoteClient>,
@@ -167,10 +170,10 @@ fn is_folder(address: &Address) -> bool {
     }
 }
 
-/// The objects of a bucket as addresses.
+/// Returns the objects of a bucket as addresses.
 fn addresses(folder: &Address, paths: Vec<String>) -> Vec<Address> {
     let Location::Store { bucket, .. } = &folder.place else { return Vec::new() };
-    // As it was given, since URLs escape some letters.
+    // The name as given, since URLs escape some characters.
     let given = folder.name.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
     let address = |path: String| Address {
         name: format!("{given}/{path}"),
@@ -179,7 +182,7 @@ fn addresses(folder: &Address, paths: Vec<String>) -> Vec<Address> {
     paths.into_iter().map(address).collect()
 }
 
-/// What a folder holds that an ingest knows: as a folder here, its shards, or else its lists.
+/// Returns the files of a folder that an ingest can read: its shards or, without shards, its lists.
 fn folder(folder: &Address, client: &RemoteClient) -> Result<Vec<Address>, IngestError> {
     let paths = client.list(folder, false).map_err(|message| missing(&folder.name, message))?;
     if paths.is_empty() {
@@ -203,7 +206,8 @@ fn folder(folder: &Address, client: &RemoteClient) -> Result<Vec<Address>, Inges
     }
     if files.is_empty() {
         let message = format!(
-            "none of the {} files in it is a {KINDS}. Folders of images are not read over the network: copy them, or pack them into tars",
+            "none of the {} files in it is a {KINDS}. Folders of images are not read over the \
+             network: copy them, or pack them into tars",
             paths.len()
         );
         return Err(missing(&folder.name, message));
@@ -212,7 +216,7 @@ fn folder(folder: &Address, client: &RemoteClient) -> Result<Vec<Address>, Inges
     Ok(addresses(folder, paths.collect()))
 }
 
-/// The files beneath a folder that match a pattern.
+/// Returns the files of a folder that match a pattern.
 fn matching(
     folder: &Address,
     pattern: &str,

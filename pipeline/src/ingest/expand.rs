@@ -61,7 +61,7 @@ impl Source {
         Self { path, size: file.size(), modified: 0, is_folder: false, remote: Some(file) }
     }
 
-    /// What tells this version of a file elsewhere from others. Empty for files here.
+    /// Returns the mark of this version of a remote file, or an empty text for a local file.
     pub(super) fn version(&self) -> &str {
         self.remote.as_ref().map_or("", |file| file.mark())
     }

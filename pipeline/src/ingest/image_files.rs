@@ -115,8 +115,8 @@ impl ImageFiles {
         let missing = || {
             let path = self.base.join(name);
             let advice = if self.roots.is_empty() {
-                ". The list lies elsewhere, and images that it names by paths are not fetched: copy them here, and name their \
-                 folder with --images-root"
+                ". The list lies elsewhere, and images that it names by paths are not fetched: \
+                 copy them here, and name their folder with --images-root"
             } else {
                 ""
             };

@@ -95,7 +95,8 @@ pub type PerceptualHash = fn(&[u8]) -> Option<u64>;
 /// The settings of an ingest.
 #[derive(Clone, Debug)]
 pub struct IngestRequest {
-    /// Paths of files and folders, patterns with `*`, `?`, `[…]`, `**`, and `{00..99}`; and addresses elsewhere.
+    /// Addresses of remote sources and paths of files and folders, with the patterns `*`, `?`,
+    /// `[…]`, `**` and `{00..99}`.
     pub sources: Vec<String>,
     /// The dataset folder, which is created or extended.
     pub dataset: PathBuf,

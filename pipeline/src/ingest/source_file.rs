@@ -1,4 +1,4 @@
-//! The file of a source, here or elsewhere, as the readers of tars and of Parquet want it.
+//! The file of a local or remote source, for the readers of tars and of Parquet.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -13,10 +13,10 @@ use parquet::file::reader::{ChunkReader, Length};
 use super::expand::Source;
 use super::remote::{ColumnWindows, RemoteFile};
 
-/// Bytes that are read of a file here at once.
+/// Bytes of one read of a local file.
 const BUFFER: usize = 1 << 20;
 
-/// A source that is open.
+/// An open source.
 pub(super) enum SourceFile {
     Local(File),
     Remote(Arc<RemoteFile>, ColumnWindows),
@@ -30,7 +30,7 @@ impl SourceFile {
         }
     }
 
-    /// The same, for another reader of it.
+    /// Opens it for another reader.
     pub(super) fn again(&self) -> io::Result<Self> {
         match self {
             Self::Local(file) => file.try_clone().map(Self::Local),
@@ -38,7 +38,7 @@ impl SourceFile {
         }
     }
 
-    /// Reads it from its beginning to its end.
+    /// Returns a reader of the whole file.
     pub(super) fn stream(&self) -> io::Result<Box<dyn BufRead>> {
         Ok(match self {
             Self::Local(file) => Box::new(BufReader::with_capacity(BUFFER, file.try_clone()?)),
@@ -46,7 +46,7 @@ impl SourceFile {
         })
     }
 
-    /// Whether reading a part of it again costs next to nothing.
+    /// Returns whether a part can be read again at almost no cost.
     pub(super) fn is_near(&self) -> bool {
         matches!(self, Self::Local(_))
     }
@@ -62,14 +62,14 @@ impl SourceFile {
         }
     }
 
-    /// Learns from the footer of a Parquet file where its columns lie.
+    /// Learns the ranges of the columns from the footer of a Parquet file.
     pub(super) fn learn(&self, footer: &ParquetMetaData) {
         if let Self::Remote(_, windows) = self {
             windows.learn(footer);
         }
     }
 
-    /// Says that nothing before a place is going to be read again.
+    /// Declares that nothing before an offset is read again.
     pub(super) fn forget_before(&self, place: u64) {
         if let Self::Remote(_, windows) = self {
             windows.forget_before(place);

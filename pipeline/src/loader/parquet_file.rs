@@ -46,7 +46,7 @@ impl ParquetFile {
         let found = file.size(&path)?;
         if let Some(known) = known_bytes.filter(|known| *known != found) {
             let message = format!(
-                "it has {found} bytes, but dataset.json says {known}: is it an incomplete copy?"
+                "it has {found} bytes, but dataset.json says {known}, so it may be an incomplete copy"
             );
             return Err(LoaderError::Unreadable { path, message });
         }

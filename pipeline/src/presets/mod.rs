@@ -27,7 +27,8 @@ pub struct Parameter {
 /// The reason why a filter cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PresetError {
-    #[error("there is no preset {name}{}. Known presets: {known}", did_you_mean(name, known.split(", ")))]
+    #[error("there is no preset {name}{}. Known presets: \
+             {known}", did_you_mean(name, known.split(", ")))]
     Unknown { name: String, known: String },
     #[error(
         "preset {preset} has no parameter {key}{}. Its parameters: {known}",

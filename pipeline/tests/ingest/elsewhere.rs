@@ -14,7 +14,7 @@ use super::build::{Bench, parquet, png, run, tar, tar_of_pairs};
 use super::disk::{self, ledger};
 use super::server::{Call, Server};
 
-/// What is asked of a file to see whether it is there and has changed.
+/// The range of the request that tells whether a file exists and has changed.
 const BEGINNING: Range<u64> = 0..512;
 
 /// How a request is answered.
@@ -104,7 +104,8 @@ fn send(call: &mut Call, file: Option<&Vec<u8>>, request: &Request, answer: Answ
     if answer == Answer::BreakOff {
         let length = body.len();
         call.send(format!(
-            "HTTP/1.1 206 Partial Content\r\nContent-Length: {length}\r\nETag: \"{mark}\"\r\n{place}\r\n"
+            "HTTP/1.1 206 Partial Content\r\nContent-Length: {length}\r\nETag: \
+             \"{mark}\"\r\n{place}\r\n"
         ));
         call.send(&body[..length / 2]);
         return call.close();

@@ -11,14 +11,8 @@
 use crate::tidy::sources;
 
 /// Starts of the paths that keep the rules. `"daemon/"` would be all crates of the daemon.
-const CLEAN: [&str; 6] = [
-    "daemon/demo/",
-    "daemon/pages/",
-    "daemon/store/",
-    "daemon/training/",
-    "pipeline/sample/",
-    "pipeline/table/",
-];
+const CLEAN: [&str; 6] =
+    ["daemon/demo/", "daemon/pages/", "daemon/store/", "daemon/training/", "pipeline/", "schemas/"];
 
 /// Names folders that are checked too, separated by spaces.
 const MORE: &str = "DIPTYCH_PROSE";

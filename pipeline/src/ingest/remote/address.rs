@@ -1,5 +1,4 @@
-//! Names of sources that lie elsewhere: `https://…`, `s3://…`, `gs://…`, `az://…` and
-//! `hf://datasets/…`.
+//! Names of remote sources: `https://…`, `s3://…`, `gs://…`, `az://…` and `hf://datasets/…`.
 
 use diptych_schemas::ContentHash;
 use object_store::path::Path as ObjectPath;
@@ -8,13 +7,13 @@ use url::Url;
 use super::client;
 use crate::storage::without_secrets;
 
-/// Where the Hub is, unless `HF_ENDPOINT` says otherwise.
+/// The address of the Hugging Face Hub, unless `HF_ENDPOINT` is set.
 const HUB: &str = "https://huggingface.co";
 /// Schemes of object stores.
 const STORES: [&str; 8] = ["s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"];
-/// Bytes of the hash that stands for a query.
+/// Bytes of the hash that replaces a query in a name.
 const MARK: usize = 8;
-/// Parameters of signed addresses, in lower case.
+/// Parameters of signed URLs, in lower case.
 const SIGNATURE: [&str; 20] = [
     "sig",
     "se",
@@ -37,24 +36,24 @@ const SIGNATURE: [&str; 20] = [
     "response-content-disposition",
     "x-xet-cas-uid",
 ];
-/// What names of secret parameters hold.
+/// Words in the names of parameters that hold secrets.
 const SECRET: [&str; 9] =
     ["token", "secret", "key", "pass", "signature", "auth", "credential", "x-amz-", "x-goog-"];
 
-/// A source elsewhere, before anything is asked of it.
+/// The address of a remote source, before any request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
-    /// How it is called in messages, in the ledger and in the manifest. Without secrets.
+    /// Its name in messages, in the ledger and in the manifest, without secrets.
     pub(crate) name: String,
     pub(crate) place: Location,
 }
 
-/// How a source elsewhere is reached.
+/// How a remote source is reached.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Location {
-    /// A file behind a web server. The URL may hold secrets.
+    /// A file on a web server. The URL may hold secrets.
     Web { url: Url, is_hub: bool },
-    /// An object, or a folder where the path ends with a slash or is empty. `bucket` is
+    /// An object, or a folder if the path is empty or ends with a slash. `bucket` is
     /// `scheme://bucket`.
     Store { bucket: Url, path: String },
 }
@@ -68,14 +67,14 @@ impl std::fmt::Debug for Location {
     }
 }
 
-/// Whether a name begins as that of a source elsewhere.
+/// Returns whether a name starts like that of a remote source.
 pub(crate) fn is_elsewhere(argument: &str) -> bool {
     scheme(argument).is_some_and(|scheme| {
         is_store(&scheme) || ["http", "https", "hf"].contains(&scheme.as_str())
     })
 }
 
-/// Whether the files of a place can be listed, so that wildcards mean something.
+/// Returns whether the files of a source can be listed, as wildcards require.
 pub(crate) fn has_lists(argument: &str) -> bool {
     scheme(argument).is_some_and(|scheme| is_store(&scheme))
 }
@@ -89,7 +88,7 @@ fn is_store(scheme: &str) -> bool {
 }
 
 impl Address {
-    /// Parses a name without braces and wildcards; says in words why it is none.
+    /// Parses a name without braces and wildcards. The error is a message.
     pub(crate) fn parse(argument: &str) -> Result<Self, String> {
         let (scheme, rest) = argument.split_once("://").ok_or("it has no scheme")?;
         match scheme.to_ascii_lowercase().as_str() {
@@ -99,7 +98,7 @@ impl Address {
         }
     }
 
-    /// The last part of its path, by which its kind is known.
+    /// Returns the last part of its path, which tells its kind.
     pub(crate) fn file_name(&self) -> &str {
         let path = match &self.place {
             Location::Web { url, .. } => url.path(),
@@ -108,14 +107,15 @@ impl Address {
         path.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The address that is asked. An error where it holds what may be a secret.
+    /// Returns the address of the request, or an error if it may hold a secret.
     pub(crate) fn url_to_allow(&self) -> Result<String, String> {
         match &self.place {
             Location::Web { url, .. }
                 if url.query().is_some() || url.password().is_some() || url.username() != "" =>
             {
                 Err(format!(
-                    "{}: a job is kept with its arguments, so its sources have no user, no password and no query (?…)",
+                    "{}: a job is kept with its arguments, so its sources have no user, no \
+                     password and no query (?…)",
                     self.name
                 ))
             }
@@ -132,19 +132,24 @@ fn web(argument: &str) -> Result<Address, String> {
     }
     client::check(&url).map_err(|error| error.to_string())?;
     if url.path().contains('*') {
-        return Err("a web server has no list of its files, so * means nothing here. Name them in braces: {00000..00099}.tar".into());
+        return Err(
+            "a web server has no list of its files, so * means nothing here. Name them in braces: \
+             {00000..00099}.tar"
+                .into(),
+        );
     }
     url.set_fragment(None);
     let mut name = url.clone();
-    // Fails for addresses that have no user, and these have none.
+    // Fails only for URLs that cannot have a user, and these have none.
     let _ = name.set_username("");
     let _ = name.set_password(None);
     name.set_query(mark(&url).as_deref());
     Ok(Address { name: name.into(), place: Location::Web { url, is_hub: false } })
 }
 
-/// A short hash of what a query says beside its signature: two files that differ in it have two
-/// names, and one that is signed anew keeps its name. None where nothing is left.
+/// Returns a short hash of a query without its signature, or `None` if nothing else is in it.
+///
+/// Two files that differ in the query have two names. A URL that is signed again keeps its name.
 fn mark(url: &Url) -> Option<String> {
     let told: Vec<String> = url
         .query_pairs()
@@ -161,10 +166,12 @@ fn mark(url: &Url) -> Option<String> {
     Some(format!("~{}", hex::encode(&hash.0[..MARK])))
 }
 
-/// `datasets/OWNER/NAME[@REVISION]/PATH` of the Hugging Face Hub.
+/// Parses `datasets/OWNER/NAME[@REVISION]/PATH` of the Hugging Face Hub.
 fn hub(rest: &str) -> Result<Address, String> {
     let wrong = || {
-        "a file of the Hub is hf://datasets/OWNER/NAME/PATH or hf://datasets/OWNER/NAME@REVISION/PATH".to_owned()
+        "a file of the Hub is hf://datasets/OWNER/NAME/PATH or \
+         hf://datasets/OWNER/NAME@REVISION/PATH"
+            .to_owned()
     };
     let (owner, rest) =
         rest.strip_prefix("datasets/").and_then(|rest| rest.split_once('/')).ok_or_else(wrong)?;
@@ -183,7 +190,9 @@ fn hub(rest: &str) -> Result<Address, String> {
         return Err(wrong());
     }
     if path.contains(['*', '[']) {
-        return Err("wildcards are not expanded on the Hub. Name its files in braces: train-{00000..00009}-of-00010.parquet".into());
+        return Err("wildcards are not expanded on the Hub. Name its files in braces: \
+                    train-{00000..00009}-of-00010.parquet"
+            .into());
     }
     let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
     let endpoint = endpoint.as_deref().unwrap_or(HUB);

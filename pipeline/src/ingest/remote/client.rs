@@ -1,5 +1,7 @@
-//! The clients that ask web servers. Sources may lie in a private network; what they never are is a
-//! metadata service, which hands out the credentials of the machine that asks.
+//! HTTP clients for sources.
+//!
+//! Sources may lie in a private network. They are never on a metadata service, which hands out the
+//! credentials of the machine.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -15,11 +17,11 @@ use reqwest::{Client, redirect};
 use url::{Host, Url, form_urlencoded};
 
 const CONNECT: Duration = Duration::from_secs(10);
-/// Longest silence of a server.
+/// Longest time without data from a server.
 const SILENCE: Duration = Duration::from_secs(30);
-/// Redirects that are followed for one request.
+/// Redirects that are followed per request.
 const HOPS: usize = 10;
-/// Metadata services that have other addresses than link-local ones: AWS, Google, Alibaba.
+/// Metadata services without a link-local address: AWS, Google, Alibaba.
 const METADATA: [IpAddr; 3] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
@@ -30,7 +32,7 @@ const METADATA: [IpAddr; 3] = [
 #[error("{0} is an address of metadata services, and no source lies there")]
 pub(super) struct Metadata(IpAddr);
 
-/// The header for a user and a password in an address.
+/// Returns the `Authorization` header for the user and password of a URL.
 pub(super) fn basic(url: &Url) -> Option<String> {
     if url.username().is_empty() && url.password().is_none() {
         return None;
@@ -44,8 +46,8 @@ pub(super) fn basic(url: &Url) -> Option<String> {
     Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
 }
 
-/// Makes a client for sources. `authorization` is sent to the host that is asked, and not to those
-/// that it redirects to.
+/// Creates a client for sources. `authorization` is sent to the host of the request, but not to
+/// those that it redirects to.
 pub(super) fn client(authorization: Option<&str>) -> Result<Client, String> {
     let mut headers = HeaderMap::new();
     if let Some(authorization) = authorization {
@@ -64,7 +66,7 @@ pub(super) fn client(authorization: Option<&str>) -> Result<Client, String> {
         .default_headers(headers)
         .redirect(follow)
         .referer(false)
-        // A packed source is read as it is.
+        // A compressed source is read as it is.
         .no_gzip()
         .dns_resolver(Arc::new(Resolver))
         .connect_timeout(CONNECT)
@@ -73,7 +75,7 @@ pub(super) fn client(authorization: Option<&str>) -> Result<Client, String> {
         .map_err(|error| format!("no HTTP client: {error}"))
 }
 
-/// Refuses the address of a metadata service that is written as a number.
+/// Rejects a metadata service whose address is written as a number.
 pub(super) fn check(url: &Url) -> Result<(), Metadata> {
     match url.host() {
         Some(Host::Ipv4(address)) => check_address(address.into()),
@@ -91,7 +93,7 @@ fn check_address(address: IpAddr) -> Result<(), Metadata> {
     if is_metadata || METADATA.contains(&plain) { Err(Metadata(address)) } else { Ok(()) }
 }
 
-/// Resolves names to all addresses but those of metadata services.
+/// Resolves names to addresses, without those of metadata services.
 struct Resolver;
 
 impl Resolve for Resolver {
@@ -105,7 +107,7 @@ impl Resolve for Resolver {
     }
 }
 
-/// Gives stores of single addresses one client, and so its open connections.
+/// Gives the stores of single URLs one client, so that they share connections.
 #[derive(Debug)]
 pub(super) struct Shared(pub(super) Client);
 

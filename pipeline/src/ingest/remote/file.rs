@@ -1,4 +1,4 @@
-//! A file elsewhere, of a version that is known: as ranges, as a stream, or as a copy here.
+//! One version of a remote file, read as ranges, as a stream or from a local copy.
 
 use std::fmt;
 use std::fs::File;
@@ -17,22 +17,22 @@ use super::{RemoteClient, reason};
 use crate::storage::objects::FileStart;
 use crate::storage::{Fetcher, Pending, StorageError, Version};
 
-/// Bytes of one request of a large range; its parts are asked at the same time.
+/// Bytes of one request of a large range. Its parts are requested concurrently.
 const PART: u64 = 4 << 20;
-/// Bytes that are written to a copy at once.
+/// Bytes of one write to a local copy.
 const COPIED: u64 = 16 << 20;
 
 pub(crate) struct RemoteFile {
     client: Arc<RemoteClient>,
     fetcher: Fetcher,
     path: ObjectPath,
-    /// As it is called in messages.
+    /// Its name in messages.
     name: String,
     file_name: String,
     version: Version,
     start: Bytes,
     has_ranges: bool,
-    /// Why it could not be read. What a reader makes of it then is no word about the file.
+    /// Why it could not be read. An error of a reader then says nothing about the file's content.
     failure: Mutex<Option<String>>,
     copy: Mutex<Option<File>>,
 }
@@ -68,37 +68,37 @@ impl RemoteFile {
         })
     }
 
-    /// The last part of its path.
+    /// Returns the last part of its path.
     pub(crate) fn file_name(&self) -> &str {
         &self.file_name
     }
 
-    /// Length in bytes.
+    /// Returns its length in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.version.size
     }
 
-    /// What tells this version from others: its ETag, or when it was changed last.
+    /// Returns the mark of its version: the ETag, or the time of the last change.
     pub(crate) fn mark(&self) -> &str {
         &self.version.mark
     }
 
-    /// Its first 512 bytes, or all of them.
+    /// Returns its first 512 bytes, or all of them if it has fewer.
     pub(crate) fn start(&self) -> &[u8] {
         &self.start
     }
 
-    /// Why it could not be read, if so.
+    /// Returns why it could not be read, if a request failed.
     pub(crate) fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets an earlier failure, because it is going to be read again.
+    /// Forgets an earlier failure, before another attempt.
     pub(crate) fn begin(&self) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Reads it from its beginning to its end.
+    /// Returns a reader of the whole file.
     pub(crate) fn stream(self: &Arc<Self>) -> io::Result<Box<dyn io::Read>> {
         if self.has_ranges {
             return Ok(Box::new(Stream::new(Arc::clone(self))));
@@ -138,9 +138,9 @@ impl RemoteFile {
         Ok(joined.freeze())
     }
 
-    /// Begins to fetch a range.
+    /// Starts to fetch a range.
     pub(super) fn ask(&self, range: Range<u64>) -> io::Result<Pending<Bytes>> {
-        // Where one part could not be had, nobody waits for the next one.
+        // After a failed part, the next ones are not awaited.
         if let Some(message) = self.failure() {
             return Err(io::Error::other(message));
         }
@@ -152,7 +152,7 @@ impl RemoteFile {
         self.answer(asked)
     }
 
-    /// Remembers a failure.
+    /// Records a failure.
     pub(super) fn answer<T>(&self, answer: Result<T, StorageError>) -> io::Result<T> {
         answer.map_err(|error| self.failed(reason(error)))
     }
@@ -162,8 +162,9 @@ impl RemoteFile {
         io::Error::other(message)
     }
 
-    /// The path of a copy on this machine. The copy has no name, so that nothing of it outlives
-    /// this process, and is kept until it is released.
+    /// Returns the path of a local copy, which is kept until it is released.
+    ///
+    /// The copy is an unlinked file, so that none of it outlives this process.
     pub(crate) fn copy(&self) -> io::Result<PathBuf> {
         let mut copy = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
         if copy.is_none() {
@@ -173,7 +174,7 @@ impl RemoteFile {
         Ok(PathBuf::from(format!("/proc/self/fd/{file}")))
     }
 
-    /// Gives up the copy.
+    /// Releases the copy.
     pub(crate) fn release(&self) {
         *self.copy.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -182,7 +183,8 @@ impl RemoteFile {
         let here = |error: io::Error| {
             let folder = std::env::temp_dir();
             self.failed(format!(
-                "its copy of {} bytes in {} cannot be written: {error}. Name a folder with more room in TMPDIR",
+                "its copy of {} bytes in {} cannot be written: {error}. Name a folder with more \
+                 room in TMPDIR",
                 self.size(),
                 folder.display()
             ))

@@ -1,9 +1,9 @@
-//! Sources that lie elsewhere: behind a web server, on the Hugging Face Hub or in an object store.
+//! Remote sources: on a web server, on the Hugging Face Hub or in an object store.
 //!
-//! Tars are read from their beginning to their end and Parquet by ranges. Lists are read several
-//! times, so they are copied to a file without a name first, as is every file of a server that
-//! sends no ranges. What breaks off is asked again from the byte on where it broke. A file that is
-//! another one in the meantime is never read on.
+//! Tars are read in order and Parquet by ranges. Lists are read several times, so they are copied
+//! to an unlinked local file first. So is every file of a server without range requests. A response
+//! that ends early is requested again from the byte at which it ended. A file that changes while it
+//! is read is an error.
 
 mod address;
 mod client;
@@ -28,27 +28,28 @@ pub(super) use self::file::RemoteFile;
 pub(super) use self::windows::ColumnWindows;
 use crate::storage::{FetchRuntime, Fetcher, StorageError, Store, store, without_secrets};
 
-/// Requests at the same time for the beginnings of files.
+/// Concurrent requests for the first bytes of files.
 const AT_ONCE: usize = 32;
-/// Bytes of a beginning: what tells a tar.
+/// Bytes that are read at first, enough to tell a tar.
 const START: u64 = 512;
-/// How often a file is asked for before it is said to be out of reach.
+/// Requests for a file until it counts as unreachable.
 const FIRST_TRIES: u32 = 3;
-/// How often a part is asked again while a file is read.
+/// Repeated requests for a part while a file is read.
 const RETRIES: u32 = 10;
 
-const WEB_ADVICE: &str = "Check the address, and that it can be read without a login; one that is signed must be given whole";
+const WEB_ADVICE: &str = "Check the address, and that it can be read without a login; one that is \
+    signed must be given whole";
 
-/// The way to all sources elsewhere of one ingest.
+/// Access to all remote sources of one ingest.
 pub(super) struct RemoteClient {
     runtime: FetchRuntime,
-    /// By the header `Authorization` that they send.
+    /// By their `Authorization` header.
     clients: Mutex<HashMap<Option<String>, Client>>,
     stores: Mutex<HashMap<String, Store>>,
 }
 
 impl RemoteClient {
-    /// `stop` ends whatever waits for the network.
+    /// `stop` interrupts every wait for the network.
     pub(super) fn new(stop: &Arc<AtomicBool>) -> Result<Arc<Self>, String> {
         let runtime = FetchRuntime::new(Arc::clone(stop))
             .map_err(|error| format!("the threads for fetching cannot be started: {error}"))?;
@@ -56,7 +57,7 @@ impl RemoteClient {
         Ok(Arc::new(Self { runtime, clients, stores }))
     }
 
-    /// The files at some addresses, in their order; `None` for one that is not there.
+    /// Opens the files at some addresses, in order. A file that does not exist is `None`.
     pub(super) fn files(
         self: &Arc<Self>,
         addresses: Vec<Address>,
@@ -89,8 +90,8 @@ impl RemoteClient {
         self.runtime.wait(work).map_err(|error| ("reading".to_owned(), reason(error)))?
     }
 
-    /// Paths of the objects beneath a folder of a store, sorted: all, or those that lie directly in
-    /// it.
+    /// Returns the sorted paths of the objects in a folder of a store: all if `deep`, or else only
+    /// those directly in it.
     pub(super) fn list(&self, folder: &Address, deep: bool) -> Result<Vec<String>, String> {
         let Location::Store { path, .. } = &folder.place else {
             return Err("a web server has no list of its files. Name them one by one".into());
@@ -103,7 +104,7 @@ impl RemoteClient {
         self.runtime.wait(work).map_err(reason)
     }
 
-    /// What asks for a place, and its path there.
+    /// Returns the fetcher for a location, and the path there.
     fn reached(&self, place: &Location) -> Result<(Fetcher, ObjectPath), String> {
         let (store, path, advice) = match place {
             Location::Web { url, is_hub } => {
@@ -126,7 +127,7 @@ impl RemoteClient {
         Ok((Fetcher { store, retries: RETRIES, advice }, path))
     }
 
-    /// A store of this one address. It keeps its query, and its path as it is written.
+    /// Returns a store of this single URL, which keeps its query and its path as written.
     fn web(&self, url: &Url, is_hub: bool) -> Result<Arc<dyn object_store::ObjectStore>, String> {
         client::check(url).map_err(|error| error.to_string())?;
         let token = std::env::var("HF_TOKEN").ok().filter(|token| is_hub && !token.is_empty());
@@ -135,7 +136,7 @@ impl RemoteClient {
             None => client::basic(url),
         };
         let mut url = url.clone();
-        // Fails for addresses that have no user, and these have none.
+        // Fails only for URLs that cannot have a user, and these have none.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,7 +154,7 @@ impl RemoteClient {
     }
 }
 
-/// Why a source cannot be read, in words that do not name it again.
+/// Why a source cannot be read. The text does not repeat its name.
 fn reason(error: StorageError) -> String {
     match error {
         StorageError::Fetch { what, message, tries, advice, .. } => {

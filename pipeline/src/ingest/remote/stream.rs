@@ -1,4 +1,4 @@
-//! A file elsewhere as a stream: its parts are asked ahead of the reader, and handed out in order.
+//! A remote file as a stream. Parts are requested ahead of the reader and returned in order.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -9,17 +9,17 @@ use bytes::Bytes;
 use super::file::RemoteFile;
 use crate::storage::Pending;
 
-/// Bytes of a part. Large enough for a store to be quick, small enough for a slow line.
+/// Bytes of a part: large enough for the throughput of a store, small enough for a slow connection.
 const PART: u64 = 8 << 20;
-/// Parts that are under way or wait for the reader.
+/// Parts that are requested or wait for the reader.
 const AHEAD: usize = 4;
 
 pub(crate) struct Stream {
     file: Arc<RemoteFile>,
-    /// What is handed out next.
+    /// The bytes that are returned next.
     part: Bytes,
     ahead: VecDeque<Pending<Bytes>>,
-    /// Where the next part begins that nobody asked for yet.
+    /// Start of the first part that is not requested yet.
     next: u64,
 }
 
@@ -28,10 +28,10 @@ impl Stream {
         Self { file, part: Bytes::new(), ahead: VecDeque::new(), next: 0 }
     }
 
-    /// The next part, or nothing at the end.
+    /// Returns the next part, or nothing at the end.
     fn advance(&mut self) -> io::Result<()> {
         while self.ahead.len() < AHEAD && self.next < self.file.size() {
-            // The first part is short: who looks at the beginning wants no more.
+            // The first part is short, for readers that look only at the start.
             let length = if self.next == 0 { PART / 8 } else { PART };
             let end = (self.next + length).min(self.file.size());
             self.ahead.push_back(self.file.ask(self.next..end)?);

@@ -1,6 +1,7 @@
-//! A Parquet file elsewhere, as its reader wants it. A column is read page by page; here a page
-//! comes out of a window that was fetched at once. A window never leaves its column, so that of
-//! columns nobody wants nothing is fetched.
+//! A remote Parquet file, for the Parquet reader.
+//!
+//! The reader requests single pages. Here a page is part of a window that is fetched at once. A
+//! window stays within its column, so that nothing is fetched of columns that are not read.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -14,22 +15,22 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::file::RemoteFile;
 
-/// Bytes of a window, where its column is as long.
+/// Bytes of a window, or fewer in a short column.
 const WINDOW: u64 = 16 << 20;
-/// Bytes that are fetched of a file's end: most footers are shorter.
+/// Bytes that are fetched from the end of a file. Most footers are shorter.
 const FOOTER: u64 = 64 << 10;
-/// Bytes that a reader of page headers takes at a time.
+/// Bytes that a reader of page headers reads at a time.
 const HEADER: usize = 8 << 10;
 
-/// A file, and a window of each of its columns that is being read.
+/// A file, and a window of each column that is being read.
 #[derive(Clone)]
 pub(crate) struct ColumnWindows(Arc<Shared>);
 
 struct Shared {
     file: Arc<RemoteFile>,
-    /// Where the parts of columns lie, sorted, once the footer is known.
+    /// Sorted ranges of the column chunks, once the footer is known.
     columns: OnceLock<Vec<Range<u64>>>,
-    /// By the end of the column.
+    /// By the end of the column chunk.
     windows: Mutex<HashMap<u64, Window>>,
 }
 
@@ -44,7 +45,7 @@ impl ColumnWindows {
         Self(Arc::new(Shared { file: Arc::clone(file), columns, windows }))
     }
 
-    /// Learns where columns lie.
+    /// Sets the ranges of the column chunks.
     pub(crate) fn learn(&self, footer: &ParquetMetaData) {
         let columns = footer.row_groups().iter().flat_map(|group| {
             group.columns().iter().map(|column| {
@@ -57,7 +58,7 @@ impl ColumnWindows {
         self.0.columns.get_or_init(|| columns);
     }
 
-    /// Gives up the windows of columns that end before a place: their row group is done.
+    /// Drops the windows of columns that end before an offset, since their row group is done.
     pub(crate) fn forget_before(&self, place: u64) {
         let mut windows = self.0.windows.lock().unwrap_or_else(PoisonError::into_inner);
         windows.retain(|end, _| *end > place);
@@ -69,7 +70,7 @@ impl ColumnWindows {
         let columns = shared.columns.get().map(Vec::as_slice).unwrap_or_default();
         let column =
             columns[..columns.partition_point(|column| column.start <= range.start)].last();
-        // What belongs to no column is the footer.
+        // Bytes outside of all columns are the footer.
         let (start, end) = match column.filter(|column| range.end <= column.end) {
             Some(column) => (range.start, column.end),
             None => (range.start.min(size.saturating_sub(FOOTER)), size),
@@ -83,7 +84,7 @@ impl ColumnWindows {
         let window_end = window.start + window.bytes.len() as u64;
         let is_known = !window.bytes.is_empty();
         if is_known && end == size && range.start < window.start && range.end <= window_end {
-            // A footer that is longer than was thought.
+            // The footer is longer than expected.
             let before = shared.file.range(range.start..window.start)?;
             *window = Window { start: range.start, bytes: joined(&before, &window.bytes) };
         } else if range.start < window.start || range.end > window_end {
@@ -129,7 +130,7 @@ impl ChunkReader for ColumnWindows {
     }
 }
 
-/// A file from some place on, where a page's header is.
+/// A file from an offset on, to read a page's header.
 pub(crate) struct Headers {
     windows: ColumnWindows,
     at: u64,
