@@ -10,9 +10,11 @@ use crate::nn::parameters::{Depth, ParameterSpec, Part};
 
 /// Bytes per parameter: weight, gradient and AdamW's two averages, all fp32.
 const TRAINED: f64 = 16.0;
-/// Numbers that autograd keeps per output of a layer's matrices. A layer of width w has 9 w outputs
-/// per token, and keeps about 17 w numbers: inputs of norms, matrices, attention and activation
-/// (Korthikanti et al., "Reducing activation recomputation in large transformer models", 2022).
+/// Numbers that autograd keeps per output of a layer's matrices.
+///
+/// A layer of width w has 9 w outputs per token. It keeps about 17 w numbers, the inputs of norms,
+/// matrices, attention and activation. The source is Korthikanti et al., "Reducing activation
+/// recomputation in large transformer models", 2022.
 const KEPT: f64 = 2.0;
 
 /// Sizes of a model in training.
@@ -84,7 +86,8 @@ mod tests {
     #[test]
     fn activations_follow_tokens_and_widths() {
         let found = ModelEstimate::of(&ModelConfig::built_in("ViT-B-32").unwrap());
-        // By hand: 12 layers of 9 outputs per width, 50 tokens of 768 and 77 of 512, each kept twice.
+        // By hand: 12 layers of 9 outputs per width, 50 tokens of 768 and 77 of 512, each kept
+        // twice.
         let by_hand = 2.0 * 12.0 * 9.0 * (50.0 * 768.0 + 77.0 * 512.0);
         assert!((found.activations / by_hand - 1.0).abs() < 1e-9, "{found:?} {by_hand}");
     }
