@@ -189,7 +189,7 @@ fn sources_elsewhere_are_read_where_the_allow_list_says_so_and_nowhere_else() {
         remote: RemoteAccess { allow: allow.map(str::to_owned).into() },
         ..ServeConfig::default()
     };
-    place.folders = Folders::of(&config).unwrap();
+    place.folders = Folders::from_config(&config).unwrap();
     for source in inside {
         asked(&place, source).unwrap();
     }
