@@ -113,7 +113,7 @@ impl Folders {
         Ok(())
     }
 
-    /// Whether an ingest may read a source elsewhere. What is allowed for datasets is allowed for sources.
+    /// Checks that an ingest may read a source at a URL. The rules are those for datasets.
     pub(crate) fn check_source(&self, url: &str) -> Result<(), String> {
         self.check_remote(url)
     }
