@@ -29,6 +29,7 @@ pub struct ServeConfig {
     pub datasets: Vec<ServedDataset>,
     pub remote: RemoteAccess,
     pub auth: AuthConfig,
+    /// Certificate and key of HTTPS. Without them, the service speaks HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
     pub http: HttpConfig,
