@@ -61,9 +61,9 @@ impl Files {
             let request = {
                 let mut requests = noted.lock().unwrap();
                 let path = call.path.split('?').next().unwrap().to_owned();
-                let number = requests.len();
-                requests.push(Request { number, path, range });
-                requests[requests.len() - 1].clone()
+                let request = Request { number: requests.len(), path, range };
+                requests.push(request.clone());
+                request
             };
             send(call, files.get(&request.path), &request, answer(&request));
         });
