@@ -4,7 +4,7 @@
 //! the page `tests/messages/COMMAND.md`, which is made from its snapshots. `make messages` accepts
 //! new words: it writes the snapshots that differ, then the pages.
 //!
-//! What differs from run to run is replaced by a mark: folders, ports, process ids, times.
+//! Marks replace the parts that differ from run to run: folders, ports, process ids, times.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use insta::Settings;
 use crate::project;
 
 /// Parts of a message that differ from run to run, and the marks that replace them.
-const VARYING: [(&str, &str); 12] = [
+const VARYING: [(&str, &str); 13] = [
     // How often a training shows a step depends on its speed.
     (r"(?m)^ INFO step \d+/\d+ .*\n", ""),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", "[time]"),
@@ -28,6 +28,7 @@ const VARYING: [(&str, &str); 12] = [
     (r"[0-9a-f]{64}", "[hash]"),
     (r"\b(producer|selection) [0-9a-f]{12}\b", "$1 [hash]"),
     (r"\([0-9a-f]{12}\)", "([hash])"),
+    (r"-(test|val|train)-[0-9a-f]{12}\b", "-$1-[hash]"),
     (r"/tmp/tmp\.\w+", "[temporary]"),
     (r"(?m) +$", ""),
 ];
