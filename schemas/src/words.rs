@@ -92,7 +92,14 @@ pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         let is_close =
             word.chars().count() >= LONG_ENOUGH && strsim::damerau_levenshtein(&found, &word) <= 1;
         let similar = strsim::jaro_winkler(&found, &word);
-        if is_close { similar.max(ONE_MISTAKE) } else { similar }
+        // Long words share letters by chance.
+        let is_part = word.contains(&found) || found.contains(&word);
+        let keeps_half = strsim::normalized_damerau_levenshtein(&found, &word) >= 0.5;
+        match (is_close, is_part || keeps_half) {
+            (true, _) => similar.max(ONE_MISTAKE),
+            (false, true) => similar,
+            (false, false) => 0.0,
+        }
     };
     let rated = known.into_iter().map(|word| (likeness(word), word));
     let (likeness, word) = rated.max_by(|a, b| a.0.total_cmp(&b.0))?;
@@ -231,6 +238,8 @@ mod tests {
         assert_eq!(nearest("labl", ["caption", "label"]), Some("label"));
         assert_eq!(nearest("BATCH", ["batch", "epochs"]), Some("batch"));
         assert_eq!(nearest("zzz", ["caption", "label"]), None);
+        assert_eq!(nearest("tiredness", ["private_address", "timeout"]), None);
+        assert_eq!(nearest("datacomp", ["laion", "datacomp-basic"]), Some("datacomp-basic"));
         assert_eq!(nearest("a", []), None);
         assert_eq!(nearest("rn", ["run", "other"]), Some("run"));
         assert_eq!(nearest("a", ["b"]), None);
