@@ -47,8 +47,9 @@ fn bytes_of(requests: &[Request], path: &str) -> u64 {
 #[test]
 fn a_file_that_changes_meanwhile_is_not_read_on_and_the_next_ingest_reads_it_anew() {
     let work = Work::new();
-    work.write("files/00.tar", tar(0, 60));
-    work.write("files/01.tar", tar(60, 3));
+    // More than the part of a tar that is asked for at once (8 MiB).
+    work.write("files/00.tar", tar(0, 260));
+    work.write("files/01.tar", tar(260, 3));
     let changes = Arc::new(AtomicBool::new(true));
     let others = Arc::clone(&changes);
     let server = Server::start(&work.path("files"), move |request| {
