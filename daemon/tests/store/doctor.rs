@@ -187,7 +187,7 @@ fn checkpoints_that_are_gone_damaged_unnamed_or_half_written_are_told_apart_and_
         "{problems:?}"
     );
     assert!(
-        problems[1].contains("step-000000010") && problems[1].contains("not there"),
+        problems[1].contains("step-000000010") && problems[1].contains("does not exist"),
         "{problems:?}"
     );
     let notes = of(Severity::Note);

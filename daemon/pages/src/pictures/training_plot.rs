@@ -262,7 +262,7 @@ fn legend(panel: &LineChart<'_>, area: &PlotArea) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use resvg::usvg::roxmltree::Document;
+    use resvg::usvg::roxmltree::{Document, Node};
 
     const RECALL: &str = "heldout/i2t_recall@1";
 
@@ -327,7 +327,8 @@ mod tests {
             .map(|name| (name.to_owned(), with(metrics(&[3.0, 2.0, 1.0]), RECALL, &[(3, 0.4)])));
         let svg = TrainingPlot::from_runs(&runs).svg();
         let document = Document::parse(&svg).unwrap();
-        let texts: Vec<&str> = document.descendants().filter_map(|node| node.text()).collect();
+        let texts = document.descendants().filter(Node::is_text);
+        let texts: Vec<&str> = texts.filter_map(|node| node.text()).collect();
         for name in ["first", "second"] {
             // In the legends of loss, evaluation and learning rate.
             assert_eq!(texts.iter().filter(|text| **text == name).count(), 3, "{texts:?}");

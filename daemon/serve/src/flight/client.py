@@ -51,7 +51,7 @@ def reads():
         assert rows(cursor, "SELECT count(*) FROM meta WHERE caption = ?", (injected,)) == [(0,)]
         assert rows(cursor, "SELECT ? AS a, ? AS b, ? AS c", (1.5, "x", None)) == [(1.5, "x", None)]
         cursor.adbc_prepare("SELECT caption FROM meta WHERE width > ? AND caption LIKE ?")
-        refused(lambda: cursor.execute("SELECT ? + 1", (1, 2)), "1 parameters, 2 values")
+        refused(lambda: cursor.execute("SELECT ? + 1", (1, 2)), "1 parameters, but 2 values")
 
         # Metadata.
         tree = connection.adbc_get_objects(depth="columns", table_name_filter="meta").read_all().to_pylist()
