@@ -336,7 +336,8 @@ async fn rows_that_are_no_selection_are_refused() {
     let (first, other) = (pair(0).uid(), pair(99).uid());
     add_scores(path, "clip", &[(first, 1.0), (other, 2.0)]);
     add_scores(path, "aesthetic", &[(first, 3.0)]);
-    let refusals: [(&str, &dyn Fn(&SelectError) -> bool); 7] = [
+    type IsExpected<'a> = &'a dyn Fn(&SelectError) -> bool;
+    let refusals: [(&str, IsExpected<'_>); 7] = [
         (
             "SELECT caption, width FROM meta",
             &|error| matches!(error, SelectError::NoUid { columns } if columns == "caption, width"),

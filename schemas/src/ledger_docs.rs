@@ -62,9 +62,10 @@ impl Reason {
                 "Check the name server of this machine. Then run `diptych ledger retry`"
             }
             Self::HostNotFound => "Nothing: the host no longer exists",
-            Self::ConnectionFailed | Self::Timeout | Self::ServerError => {
-                "Run `diptych ledger retry` later"
-            }
+            Self::ConnectionFailed
+            | Self::Timeout
+            | Self::ServerError
+            | Self::RobotsUnreachable => "Run `diptych ledger retry` later",
             Self::RateLimited => {
                 "Run `diptych ledger retry` later, with a lower --per-host or a higher \
                  --host-interval-ms"
@@ -76,7 +77,6 @@ impl Reason {
             Self::OptedOut | Self::RobotsDisallowed => {
                 "Nothing: the owner of the image or its host does not want it to be used"
             }
-            Self::RobotsUnreachable => "Run `diptych ledger retry` later",
             Self::Postponed => "Run `diptych ledger retry`, or the same ingest again",
         }
     }

@@ -297,6 +297,6 @@ impl Ran {
     /// Returns standard output and standard error, each with a line break at its end.
     fn printed(&self) -> String {
         let parts = [&self.stdout, &self.stderr].map(|text| text.trim_end());
-        parts.iter().filter(|text| !text.is_empty()).map(|text| format!("{text}\n")).collect()
+        parts.iter().filter(|text| !text.is_empty()).flat_map(|text| [text, "\n"]).collect()
     }
 }

@@ -105,7 +105,7 @@ pub fn headings(page: &str) -> String {
             let mut parts = heading.split('<');
             let mut text = parts.next().unwrap_or_default().to_owned();
             text.extend(parts.filter_map(|part| part.split_once('>')).map(|(_, text)| text));
-            found.push_str(&format!("h{level} {}\n", text.trim()));
+            found.extend(["h", &level.to_string(), " ", text.trim(), "\n"]);
         }
     }
     found

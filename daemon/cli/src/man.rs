@@ -99,7 +99,7 @@ fn notes_in_roff(notes: &str) -> String {
             "Examples:" => ".SH EXAMPLES\n.nf\n".to_owned(),
             "" => ".fi\n.PP\n".to_owned(),
             // A dot or an apostrophe at the start of a line would be an instruction.
-            _ => format!("\\&{plain}\n"),
+            _ => ["\\&", &plain, "\n"].concat(),
         };
     }
     text + ".fi\n"

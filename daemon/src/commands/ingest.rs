@@ -10,7 +10,7 @@ use diptych_cli::{CaptionsChoice, IngestArgs};
 use diptych_embeddings::session::with_session;
 use diptych_pipeline::ingest::{
     Captions, IngestError, IngestProgress, IngestReport, IngestRequest, ListOptions,
-    PerceptualHash, SourceOutcome, ingest,
+    PerceptualHash, SourceOutcome, SourceReport, ingest,
 };
 use diptych_pipeline::sql::phash_of_file;
 use diptych_pipeline::sql::query;
@@ -136,7 +136,7 @@ pub(crate) fn print_report(folder: &Path, report: &IngestReport) -> anyhow::Resu
         line(format!("  {:>8} {reason}", thousands(*count)))?;
     }
     if report.pairs_total == 0 {
-        bail!("no pair came out of these sources.{}", ledger_examples(folder)?);
+        bail!("no pair came out of these sources.{}", ledger_examples(folder, &report.sources)?);
     }
     let whole =
         |outcome: &SourceOutcome| matches!(outcome, SourceOutcome::Done | SourceOutcome::AlreadyIn);
@@ -179,20 +179,33 @@ fn print_sources(report: &IngestReport) -> std::io::Result<()> {
     report.notes.iter().try_for_each(line)
 }
 
-/// Describes the first rows of the ledger: why no input could be used.
-fn ledger_examples(dataset: &Path) -> anyhow::Result<String> {
+/// Most sources whose rows of the ledger are looked for.
+const MOST_SOURCES: usize = 1000;
+
+/// Describes the first rows of the ledger that these sources have: why no input could be used.
+fn ledger_examples(dataset: &Path, sources: &[SourceReport]) -> anyhow::Result<String> {
     if DatasetManifest::read(dataset)?.ledger_rows == 0 {
         return Ok(" They hold no records at all".into());
     }
-    let sql = "SELECT source || ', ' || position || ': ' || reason || ' (' || detail || ')' \
-               FROM ledger LIMIT 3";
+    let names = sources.iter().take(MOST_SOURCES);
+    let names: Vec<String> =
+        names.map(|source| format!("'{}'", source.path.replace('\'', "''"))).collect();
+    let sql = format!(
+        "SELECT source || ', ' || position || ': ' || reason || ' (' || detail || ')' \
+         FROM ledger WHERE source IN ({}) ORDER BY source, length(position), position LIMIT 3",
+        names.join(", ")
+    );
     let examples = with_session(Some(dataset), None, async |context| {
         let mut examples = Vec::new();
-        for batch in query(&context, sql).await?.collect().await? {
+        for batch in query(&context, &sql).await?.collect().await? {
             let texts = arrow::array::AsArray::as_string::<i32>(batch.column(0));
             examples.extend(texts.iter().flatten().map(str::to_owned));
         }
         Ok(examples)
     })?;
-    Ok(format!(" The first that were refused: {}", examples.join("; ")))
+    Ok(if examples.is_empty() {
+        " `diptych ledger` shows the reasons".into()
+    } else {
+        format!(" The first that were refused: {}", examples.join("; "))
+    })
 }

@@ -39,16 +39,16 @@ struct Answers {
     model: Option<String>,
 }
 
-pub(crate) fn run(args: InitArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &InitArgs) -> anyhow::Result<Outcome> {
     if args.output.exists() && !args.force {
         bail!(
             "{} exists already: name another file with --output, or replace it with --force",
             args.output.display()
         );
     }
-    let run = run_name(&args)?;
+    let run = run_name(args)?;
     let asks = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let mut answers = ask_for_data_and_device(&args, asks)?;
+    let mut answers = ask_for_data_and_device(args, asks)?;
     Device::parse(&answers.device)?;
     if !answers.sources.is_empty() {
         let outcome = ingest_sources(&answers)?;
@@ -58,7 +58,7 @@ pub(crate) fn run(args: InitArgs) -> anyhow::Result<Outcome> {
     }
     let (selection, heldout) = match &args.selection {
         Some(selection) => (selection.clone(), args.heldout.clone()),
-        None => split_pairs(&answers.dataset, folder_of(&args.output))?,
+        None => split_pairs(&answers.dataset, &folder_of(&args.output))?,
     };
     let count = |path: &PathBuf| -> anyhow::Result<u64> {
         let choice = PairChoice::of_selection(path.clone());
@@ -215,12 +215,10 @@ fn ingest_sources(answers: &Answers) -> anyhow::Result<Outcome> {
 
 /// Returns the selections of training and held-out pairs in a folder. Makes them where they are
 /// missing.
-fn split_pairs(dataset: &Path, folder: PathBuf) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
-    let [train, heldout] =
-        ["train.parquet", "heldout.parquet"].map(|name| match folder.as_os_str() == "." {
-            true => PathBuf::from(name),
-            false => folder.join(name),
-        });
+fn split_pairs(dataset: &Path, folder: &Path) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
+    let [train, heldout] = ["train.parquet", "heldout.parquet"].map(|name| {
+        if folder.as_os_str() == "." { PathBuf::from(name) } else { folder.join(name) }
+    });
     if train.exists() || heldout.exists() {
         return Ok((train, Some(heldout)));
     }

@@ -77,7 +77,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Config(args) => config::run(args),
-        Command::Init(args) => init::run(args),
+        Command::Init(args) => init::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoData(args) => demo_data::run(&args),

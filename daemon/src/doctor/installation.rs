@@ -100,19 +100,17 @@ pub fn check_installation() -> Vec<Check> {
 
 fn libtorch() -> Check {
     const NAME: &str = "libtorch";
-    match diptych_trainer::open_libtorch() {
-        Err(error) => Check::bad(
+    if let Err(error) = diptych_trainer::open_libtorch() {
+        return Check::bad(
             NAME,
             error.to_string(),
             "install diptych again with its libraries, or run `make setup` where it was built. \
              Without libtorch only data verbs work",
-        ),
-        Ok(()) => {
-            let folder = libtorch_folder();
-            let place = folder.as_ref().map_or_else(|| "?".into(), |f| f.display().to_string());
-            Check::ok(NAME, format!("{} from {place}", version(folder.as_deref())))
-        }
+        );
     }
+    let folder = libtorch_folder();
+    let place = folder.as_ref().map_or_else(|| "?".into(), |f| f.display().to_string());
+    Check::ok(NAME, format!("{} from {place}", version(folder.as_deref())))
 }
 
 /// The version that a libtorch says of itself, or the one that this binary is made for.

@@ -43,7 +43,7 @@ fn quoted(text: &str) -> String {
 }
 
 fn comment(text: &str) -> String {
-    wrapped(text, COMMENT).iter().map(|line| format!("# {line}\n")).collect()
+    wrapped(text, COMMENT).iter().flat_map(|line| ["# ", line, "\n"]).collect()
 }
 
 /// Writes the configuration.

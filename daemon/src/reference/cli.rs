@@ -93,7 +93,7 @@ fn argument(arg: &Arg) -> String {
     );
     let possible = arg.get_possible_values();
     let possible: Vec<_> = possible.iter().filter(|value| !value.is_hide_set()).collect();
-    let words = takes_value.then_some(possible).unwrap_or_default();
+    let words = if takes_value { possible } else { Vec::new() };
     let defaults: Vec<String> =
         arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
     if takes_value && !defaults.is_empty() {

@@ -1,6 +1,8 @@
 //! The reference pages of the book as Markdown, made from what the code itself uses. It prints
 //! nothing and writes no file.
 
+#![allow(clippy::format_push_string, reason = "a page is written once, line by line")]
+
 mod cli;
 mod configuration;
 mod http;

@@ -233,7 +233,7 @@ impl Heartbeat {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => tracing::error!("cannot record the alarm: {error}"),
             Ok(Err(_)) | Err(_) => {
-                tracing::error!("cannot record the alarm in time; the state folder hangs too")
+                tracing::error!("cannot record the alarm in time; the state folder hangs too");
             }
         }
     }

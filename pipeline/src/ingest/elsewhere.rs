@@ -73,8 +73,8 @@ pub(super) fn name_of(argument: &str) -> Option<String> {
     is_elsewhere(argument).then(|| Address::parse(argument).ok()).flatten().map(|found| found.name)
 }
 
-fn missing(given: &str, message: String) -> IngestError {
-    let message = message.trim_end_matches('.').to_owned();
+fn missing(given: &str, message: impl AsRef<str>) -> IngestError {
+    let message = message.as_ref().trim_end_matches('.').to_owned();
     IngestError::MissingSource { given: without_secrets(given), message }
 }
 
@@ -152,7 +152,7 @@ fn found(
                 folders.extend(folder(&address, client)?);
             }
             None => {
-                let message = "there is no such file (HTTP 404)".into();
+                let message = "there is no such file (HTTP 404)";
                 return Err(missing(&address.name, message));
             }
         }
@@ -186,12 +186,12 @@ fn addresses(folder: &Address, paths: Vec<String>) -> Vec<Address> {
 fn folder(folder: &Address, client: &RemoteClient) -> Result<Vec<Address>, IngestError> {
     let paths = client.list(folder, false).map_err(|message| missing(&folder.name, message))?;
     if paths.is_empty() {
-        let message = "there is no such file, and no file in a folder of this name".into();
+        let message = "there is no such file, and no file in a folder of this name";
         return Err(missing(&folder.name, message));
     }
     let is_named = |path: &str, name: &str| path.rsplit('/').next() == Some(name);
     if paths.iter().any(|path| is_named(path, "dataset.json")) {
-        let message = "it is a dataset that diptych made. Name the original sources".into();
+        let message = "it is a dataset that diptych made. Name the original sources";
         return Err(missing(&folder.name, message));
     }
     let of_kind = |kinds: &[NameKind]| -> Vec<PathBuf> {
@@ -237,7 +237,7 @@ fn matching(
         path.strip_prefix(start.as_str()).is_some_and(|path| wanted.matches_with(path, options))
     });
     if paths.is_empty() {
-        return Err(missing(&given, "nothing matches the pattern".into()));
+        return Err(missing(&given, "nothing matches the pattern"));
     }
     Ok(addresses(folder, paths))
 }

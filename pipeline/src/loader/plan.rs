@@ -2,9 +2,9 @@
 //! rank: pure functions of numbers.
 //!
 //! There is one stream per run, whatever the number of ranks: samples 0, 1, 2, …, cut into epochs
-//! and global batches. Of each global batch of B, rank r of w has the samples r·B/w … (r+1)·B/w −
-//! 1. So the batches of all ranks, concatenated, are the global batch in its order. A rank counts
-//! its own samples; [`Share`] translates.
+//! and global batches. Of each global batch of B, rank r of w has the samples from r·B/w up to, and
+//! without, (r+1)·B/w. So the batches of all ranks, concatenated, are the global batch in its
+//! order. A rank counts its own samples; [`Share`] translates.
 
 use std::ops::Range;
 

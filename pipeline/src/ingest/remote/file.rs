@@ -134,7 +134,9 @@ impl RemoteFile {
             return Ok(parts.remove(0));
         }
         let mut joined = BytesMut::with_capacity((range.end - range.start) as usize);
-        parts.iter().for_each(|part| joined.extend_from_slice(part));
+        for part in &parts {
+            joined.extend_from_slice(part);
+        }
         Ok(joined.freeze())
     }
 

@@ -48,6 +48,9 @@ pub(super) struct RemoteClient {
     stores: Mutex<HashMap<String, Store>>,
 }
 
+/// A file with its address; `None` if it does not exist.
+type OpenedFile = (Address, Option<Arc<RemoteFile>>);
+
 impl RemoteClient {
     /// `stop` interrupts every wait for the network.
     pub(super) fn new(stop: &Arc<AtomicBool>) -> Result<Arc<Self>, String> {
@@ -61,7 +64,7 @@ impl RemoteClient {
     pub(super) fn files(
         self: &Arc<Self>,
         addresses: Vec<Address>,
-    ) -> Result<Vec<(Address, Option<Arc<RemoteFile>>)>, (String, String)> {
+    ) -> Result<Vec<OpenedFile>, (String, String)> {
         let mut asked = Vec::with_capacity(addresses.len());
         for address in addresses {
             let reached = self.reached(&address.place);
@@ -113,12 +116,11 @@ impl RemoteClient {
             Location::Store { bucket, path } => {
                 let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
                 let key = bucket.as_str().to_owned();
-                let known = match stores.get(&key) {
-                    Some(known) => known,
-                    None => {
-                        let opened = store(bucket, &RemoteConfig::default())?;
-                        stores.entry(key).or_insert(opened)
-                    }
+                let known = if let Some(known) = stores.get(&key) {
+                    known
+                } else {
+                    let opened = store(bucket, &RemoteConfig::default())?;
+                    stores.entry(key).or_insert(opened)
                 };
                 let path = ObjectPath::parse(path).map_err(|error| error.to_string())?;
                 (Arc::clone(&known.0), path, known.2)
@@ -140,12 +142,11 @@ impl RemoteClient {
         let _ = url.set_username("");
         let _ = url.set_password(None);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = match clients.get(&authorization) {
-            Some(client) => client.clone(),
-            None => {
-                let made = client::client(authorization.as_deref())?;
-                clients.entry(authorization).or_insert(made).clone()
-            }
+        let client = if let Some(client) = clients.get(&authorization) {
+            client.clone()
+        } else {
+            let made = client::client(authorization.as_deref())?;
+            clients.entry(authorization).or_insert(made).clone()
         };
         let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let builder = HttpBuilder::new().with_url(url.as_str()).with_retry(retry);
