@@ -331,12 +331,12 @@ async fn funnel_counts_what_each_condition_leaves() {
 
 #[tokio::test]
 async fn rows_that_are_no_selection_are_refused() {
+    type IsExpected<'a> = &'a dyn Fn(&SelectError) -> bool;
     let (folder, _) = dataset();
     let path = folder.path();
     let (first, other) = (pair(0).uid(), pair(99).uid());
     add_scores(path, "clip", &[(first, 1.0), (other, 2.0)]);
     add_scores(path, "aesthetic", &[(first, 3.0)]);
-    type IsExpected<'a> = &'a dyn Fn(&SelectError) -> bool;
     let refusals: [(&str, IsExpected<'_>); 7] = [
         (
             "SELECT caption, width FROM meta",

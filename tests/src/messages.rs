@@ -175,7 +175,7 @@ pub fn pages() -> Vec<(String, String)> {
         }
         let (_, page) = pages.last_mut().unwrap();
         let title = name.replace('_', " ");
-        page.push_str(&format!("\n## {title}\n\n```text\n{message}\n```\n"));
+        page.extend(["\n## ", &title, "\n\n```text\n", &message, "\n```\n"]);
     }
     pages
 }

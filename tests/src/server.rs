@@ -242,11 +242,15 @@ impl Shared {
                 let key = path.strip_prefix(&bucket).unwrap().to_string_lossy().into_owned();
                 let Some(rest) = key.strip_prefix(&prefix) else { continue };
                 if given("delimiter").is_none() || !rest.contains('/') {
-                    found += &format!(
-                        "<Contents><Key>{key}</Key><LastModified>2026-11-24T10:00:00.000Z</LastModified>\
-                         <ETag>&quot;first&quot;</ETag><Size>{}</Size></Contents>",
-                        entry.metadata().unwrap().len()
-                    );
+                    let size = entry.metadata().unwrap().len().to_string();
+                    found.extend([
+                        "<Contents><Key>",
+                        &key,
+                        "</Key><LastModified>2026-11-24T10:00:00.000Z</LastModified>",
+                        "<ETag>&quot;first&quot;</ETag><Size>",
+                        &size,
+                        "</Size></Contents>",
+                    ]);
                 }
             }
         }

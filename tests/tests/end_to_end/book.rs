@@ -93,7 +93,7 @@ fn chapters() -> Vec<String> {
             let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());
             if entry.path().is_dir() {
                 walk(&entry.path(), &format!("{name}/"), found);
-            } else if name.ends_with(".md") {
+            } else if entry.path().extension().is_some_and(|ending| ending == "md") {
                 found.push(name);
             }
         }
@@ -141,7 +141,7 @@ fn commands(block: &[&str], first: usize) -> Vec<Step> {
     let mut goes_on = false;
     for (at, line) in block.iter().enumerate() {
         match (line.strip_prefix("$ "), steps.last_mut().filter(|_| goes_on)) {
-            (_, Some(step)) => step.script += &format!("\n{line}"),
+            (_, Some(step)) => step.script.extend(["\n", line]),
             (Some(command), None) => {
                 steps.push(Step { line: first + at, script: command.to_owned(), is_command: true });
             }
@@ -176,7 +176,6 @@ impl Chapter<'_> {
         let copied =
             Command::new("cp").arg("-r").arg(self.work.path("scenes")).arg(&folder).status();
         assert!(copied.unwrap().success());
-        let began = Instant::now();
         let mut process = self.start(&place, &folder);
         let (mut seen, mut since) = (0, Instant::now());
         let status = loop {
@@ -197,7 +196,6 @@ impl Chapter<'_> {
         let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
         let output = fs::read(place.join("output")).unwrap();
         let places = fs::read_to_string(place.join("places")).unwrap_or_default();
-        println!("{}: {:.1} s", self.name, began.elapsed().as_secs_f64());
         fs::remove_dir_all(&place).unwrap();
         let how = match status {
             Some(status) if status.success() => return Ok(()),

@@ -23,8 +23,8 @@ fn reference_pages_are_made_from_this_code() {
         let text = |folder: &std::path::Path| fs::read_to_string(folder.join(&name)).unwrap();
         let (new, old) = (text(&work.path("pages")), text(&committed));
         let differs = new.lines().zip(old.lines()).position(|(new, old)| new != old);
-        let line =
-            differs.map_or_else(|| new.lines().count().min(old.lines().count()), |at| at) + 1;
+        let shorter = || new.lines().count().min(old.lines().count());
+        let line = differs.unwrap_or_else(shorter) + 1;
         assert!(new == old, "{UPDATE}: daemon/docs/reference/{}:{line}", name.display());
     }
 }

@@ -126,7 +126,7 @@ fn secrets_of_addresses_are_written_nowhere() {
     };
     let debug = [("RUST_LOG", "debug")];
     let mut printed = String::new();
-    let mut note = |ran: Ran| printed += &format!("{}{}", ran.stdout, ran.stderr);
+    let mut note = |ran: Ran| printed.extend([ran.stdout, ran.stderr]);
     note(ingest(&work, &[&signed("00.tar", "X-Amz-Signature=HIDDEN&id=1")], "data", &debug).ok());
     // Signed anew, it is the same file.
     let again = ingest(&work, &[&signed("00.tar", "X-Amz-Signature=HIDDEN2&id=1")], "data", &debug);

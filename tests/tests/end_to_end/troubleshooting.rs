@@ -14,12 +14,11 @@ fn append_sources(folder: &Path, text: &mut String) {
             append_sources(&path, text);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             for line in fs::read_to_string(&path).unwrap().lines() {
-                match line.strip_suffix('\\') {
-                    Some(continued) => text.push_str(continued.trim_start()),
-                    None => {
-                        text.push_str(line.trim_start());
-                        text.push('\n');
-                    }
+                if let Some(continued) = line.strip_suffix('\\') {
+                    text.push_str(continued.trim_start());
+                } else {
+                    text.push_str(line.trim_start());
+                    text.push('\n');
                 }
             }
         }
