@@ -34,8 +34,8 @@ pub struct ExportArgs {
         conflicts_with = "model"
     )]
     pub name: Option<String>,
-    /// A run (its newest checkpoint, RUN@STEP or RUN@best), the folder of a checkpoint or of an
-    /// OpenCLIP or Hugging Face model, or a file of weights as OpenCLIP names them (.safetensors,
+    /// A run (its newest checkpoint, RUN@STEP or RUN@best), or the folder of a checkpoint or of an
+    /// OpenCLIP or Hugging Face model. Also a file of weights as OpenCLIP names them (.safetensors,
     /// .bin, .pt)
     #[arg(short, long, value_name = "RUN[@STEP|@best]|FOLDER|FILE")]
     pub model: Option<String>,

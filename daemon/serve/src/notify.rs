@@ -40,8 +40,8 @@ pub(crate) fn stopping(within: Duration) {
 }
 
 /// Keeps the status line and the watchdog up to date. The watchdog is fed only while every job of
-/// this process makes progress. systemd ends a service whose training hangs for the whole interval,
-/// and the training continues from its last checkpoint.
+/// this process makes progress. systemd ends a service whose training hangs for the whole interval.
+/// The training then continues from its last checkpoint.
 pub(crate) async fn keep_telling(shared: Arc<Shared>) {
     // Half of the interval, as sd_watchdog_enabled(3) recommends.
     let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);

@@ -1,5 +1,7 @@
 //! Failures of the file system: a full disk, a file system that becomes read-only, a disk that
-//! reports errors. strace injects the faults, and mount name spaces provide small file systems.
+//! reports errors.
+//!
+//! strace injects the faults, and mount name spaces provide small file systems.
 //! Without them these tests are ignored.
 
 use std::ffi::OsStr;

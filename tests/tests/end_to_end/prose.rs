@@ -11,8 +11,7 @@
 use crate::tidy::sources;
 
 /// Starts of the paths that keep the rules. `"daemon/"` would be all crates of the daemon.
-const CLEAN: [&str; 6] =
-    ["daemon/demo/", "daemon/pages/", "daemon/store/", "daemon/training/", "pipeline/", "schemas/"];
+const CLEAN: [&str; 4] = ["daemon/", "pipeline/", "schemas/", "trainer/"];
 
 /// Names folders that are checked too, separated by spaces.
 const MORE: &str = "DIPTYCH_PROSE";
